@@ -1,0 +1,221 @@
+"""Words as numbers, and sentences as padded batches.
+
+Axis letters: ``T`` words, ``B`` sentences, ``W`` characters, ``F`` width of frozen features.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from .tagging import Corpus
+
+PADDING = 0
+"""Number of the padding in every vocabulary."""
+
+UNKNOWN = 1
+"""Number of what a vocabulary does not hold."""
+
+_DIGIT = re.compile(r"\d")
+
+
+def normalised(word: str) -> str:
+    """Return the form under which a word is looked up: lower case, each digit a 0. Characters keep the rest."""
+    return _DIGIT.sub("0", word.lower())
+
+
+class Vocabulary:
+    """Numbers for words, characters or tags, from 2 up; 0 is padding and 1 is unknown.
+
+    Parameters
+    ----------
+    counts
+        How often each entry was seen. The more frequent gets the lower number, ties by name: the same on every run.
+    least
+        Entries seen less often are left out.
+    """
+
+    def __init__(self, counts: Mapping[str, int], least: int = 1) -> None:
+        kept = sorted((entry for entry, count in counts.items() if count >= least), key=lambda one: (-counts[one], one))
+        self.entries: tuple[str, ...] = ("<padding>", "<unknown>", *kept)
+        self._numbers = {entry: number for number, entry in enumerate(kept, start=2)}
+        self.singletons = torch.tensor([False, False, *(counts[entry] == 1 for entry in kept)])
+        """True for the entries that were seen once, shape ``(len(self),)``."""
+
+    def number(self, entry: str) -> int:
+        """Return the number of an entry, 1 where there is none."""
+        return self._numbers.get(entry, UNKNOWN)
+
+    def __contains__(self, entry: str) -> bool:
+        return entry in self._numbers
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def word_vocabulary(corpora: Iterable[Corpus], least: int = 1) -> Vocabulary:
+    """Count the words of some corpora in the form under which they are looked up."""
+    return Vocabulary(Counter(normalised(word) for corpus in corpora for word in _words(corpus)), least)
+
+
+def character_vocabulary(corpora: Iterable[Corpus], least: int = 1) -> Vocabulary:
+    """Count the characters of some corpora, upper and lower case apart."""
+    return Vocabulary(Counter(character for corpus in corpora for word in _words(corpus) for character in word), least)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sentence as numbers."""
+
+    words: Tensor
+    """Shape ``(T,)``."""
+    characters: Tensor
+    """Shape ``(T, W)``: each word padded to the sentence's longest."""
+    tags: Tensor
+    """Shape ``(T,)``."""
+    features: Tensor | None = None
+    """Frozen features of the words, shape ``(T, F)``."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sentences side by side, padded at their end."""
+
+    words: Tensor
+    """Shape ``(T, B)``; 0 at padding, as in the others."""
+    characters: Tensor
+    """Shape ``(T, B, W)``."""
+    tags: Tensor
+    """Shape ``(T, B)``."""
+    mask: Tensor
+    """True at words, shape ``(T, B)``."""
+    features: Tensor | None = None
+    """Shape ``(T, B, F)``."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of words of each sentence, shape ``(B,)``."""
+        return self.mask.sum(0)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on a device; Lightning calls this."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
+        return replace(self, **moved)
+
+
+def encode(
+    corpus: Corpus,
+    words: Vocabulary,
+    characters: Vocabulary,
+    tags: Sequence[str],
+    features: Sequence[Tensor] | None = None,
+    longest_word: int = 30,
+) -> list[Example]:
+    """Turn a corpus, in the scheme of ``tags``, into numbers.
+
+    Parameters
+    ----------
+    corpus
+        What to encode; its entity types must be known (:meth:`~trials.tagging.Corpus.check_types`).
+    words, characters
+        The vocabularies.
+    tags
+        All tags; their numbers are their positions.
+    features
+        Frozen features of each sentence, shape ``(T, F)`` each.
+    longest_word
+        Characters beyond the first half and the last half of this many are left out.
+    """
+    numbers = {tag: number for number, tag in enumerate(tags)}
+    examples = []
+    for index, sentence in enumerate(corpus.sentences):
+        spelled = [
+            torch.tensor([characters.number(one) for one in _cut(word, longest_word)]) for word in sentence.words
+        ]
+        examples.append(
+            Example(
+                torch.tensor([words.number(normalised(word)) for word in sentence.words]),
+                pad_sequence(spelled, batch_first=True),
+                torch.tensor([numbers[tag] for tag in sentence.tags]),
+                None if features is None else features[index],
+            )
+        )
+    return examples
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Pad some sentences to the longest of them."""
+    widest = max(example.characters.shape[1] for example in examples)
+    spelled = [
+        torch.nn.functional.pad(example.characters, (0, widest - example.characters.shape[1])) for example in examples
+    ]
+    features = [example.features for example in examples if example.features is not None]
+    return Batch(
+        pad_sequence([example.words for example in examples]),
+        pad_sequence(spelled),
+        pad_sequence([example.tags for example in examples]),
+        pad_sequence([torch.ones_like(example.words, dtype=torch.bool) for example in examples]),
+        pad_sequence(features) if features else None,
+    )
+
+
+class SimilarLengthBatches:
+    """Batches of sentences of similar length, drawn anew on every pass.
+
+    Each pass shuffles the sentences, sorts them by length (so neighbours are random among equals), cuts the row into
+    batches and shuffles those. So little is padded, and the draw depends on nothing but the seed and the pass.
+
+    Parameters
+    ----------
+    lengths
+        Number of words of each sentence.
+    batch_size
+        Sentences in a batch; the last may have fewer.
+    seed
+        Of the draw; None draws nothing and always gives the same batches, for evaluation.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int | None = None) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size: found {batch_size}; allowed: 1 or more.")
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        """The pass that the next iteration draws; it advances by itself, and may be set to resume."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = self.drawn(self.epoch)
+        self.epoch += 1
+        return iter(batches)
+
+    def drawn(self, epoch: int) -> list[list[int]]:
+        """Return the batches of a pass, counted from 0, as positions of sentences."""
+        order = list(range(len(self.lengths)))
+        generator = random.Random(f"{self.seed} {epoch}")
+        if self.seed is not None:
+            generator.shuffle(order)
+        order.sort(key=self.lengths.__getitem__)
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        if self.seed is not None:
+            generator.shuffle(batches)
+        return batches
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+
+def _words(corpus: Corpus) -> Iterator[str]:
+    return (word for sentence in corpus.sentences for word in sentence.words)
+
+
+def _cut(word: str, longest: int) -> str:
+    # Case is shown by the beginning and inflection by the end; an address of 200 characters need not widen its batch.
+    return word if len(word) <= longest else word[: longest // 2] + word[-(longest - longest // 2) :]
