@@ -1,0 +1,322 @@
+"""What must hold before an experiment is started.
+
+NNI starts an experiment whose tuner is misspelt, and reports an error ten seconds later, or never. Here every check is
+made first, all problems are told at once, and nothing is started while there is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fnmatch
+import importlib
+import inspect
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .files import read_yaml
+from .space import CellSpace
+
+MAX_CODE_FILES = 2000
+MAX_CODE_BYTES = 300 << 20
+"""Limits of NNI on what it copies to every trial (nni_node/common/tarball.js)."""
+
+DATA_VARIABLE = "IDARTS_DATA"
+EMBEDDED = "embedded"
+
+_REFUSED = {
+    "trialgpunumber": (
+        "trialGpuNumber is set. With it, NNI's local scheduler runs into an endless loop that starts processes until "
+        "the memory is full. Leave it out: a trial takes a GPU by itself, under a lock (--slots-per-gpu in "
+        "trialCommand says how many trials share one)."
+    ),
+    "maxtrialnumber": (
+        "maxTrialNumber is set. NNI would stop there, before the retraining that the tuner still plans. Leave it out: "
+        "the tuner ends the experiment when its plan is done."
+    ),
+}
+
+
+class ExperimentFileError(ValueError):
+    """An experiment file that must not be started; ``problems`` holds one message for each reason."""
+
+    def __init__(self, path: str | os.PathLike[str], problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(f"{path}: {problem}" for problem in problems))
+
+
+@dataclass(frozen=True)
+class CheckedExperiment:
+    """An experiment file that passed."""
+
+    path: Path
+    name: str
+    task: str
+    """The word after ``python -m trials.run``; the name of the module for other commands."""
+    working_directory: Path
+    """Where NNI makes the experiment's folder."""
+    is_local: bool
+    optimize_mode: str
+    """``minimize`` or ``maximize``: which way the validation metric gets better."""
+
+
+def check_experiment(path: str | os.PathLike[str]) -> CheckedExperiment:
+    """Check an experiment file and everything that it names.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ExperimentFileError
+        With every problem found: NNI's schema, refused settings, the tuner's class and arguments, the data, the search
+        space, the trial code.
+    ValueError
+        If the file is not YAML.
+    """
+    path = Path(path).absolute()
+    raw = read_yaml(path)
+    problems = _refused_settings(raw)
+    config = _load_config(path, problems)
+    if config is None:
+        raise ExperimentFileError(path, problems)
+    class_args = dict(config.tuner.class_args or {})
+    checks: list[Callable[[], None]] = [
+        lambda: _check_tuner(config.tuner),
+        lambda: _check_data(class_args, path.parent),
+        lambda: _check_space(config.search_space, str(config.search_space_file or path)),
+        lambda: check_code_folder(Path(config.trial_code_directory)),
+        lambda: _check_command(config.trial_command, Path(config.trial_code_directory)),
+    ]
+    for check in checks:
+        try:
+            check()
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    if problems:
+        raise ExperimentFileError(path, problems)
+    return CheckedExperiment(
+        path=path,
+        name=config.experiment_name or path.stem,
+        task=_task_of(config.trial_command),
+        working_directory=Path(config.experiment_working_directory),
+        is_local=getattr(config.training_service, "platform", "") == "local",
+        optimize_mode=str(class_args.get("optimize_mode", "minimize")),
+    )
+
+
+def _refused_settings(raw: Mapping[str, Any]) -> list[str]:
+    services = raw.get("trainingService")
+    places = [raw, *(services if isinstance(services, list) else [services])]
+    # NNI ignores case and underscores in its keys.
+    keys = {
+        str(key).lower().replace("_", "")
+        for place in places
+        if isinstance(place, Mapping)
+        for key, value in place.items()
+        if value is not None
+    }
+    return [reason for key, reason in _REFUSED.items() if key in keys]
+
+
+def _load_config(path: Path, problems: list[str]) -> Any:
+    """Load the file as NNI would and return its canonical form, or None with the reason among the problems."""
+    from nni.experiment.config import ExperimentConfig, utils
+
+    try:
+        config = ExperimentConfig.load(path).canonical_copy()
+        config.validate()
+    except AttributeError as error:
+        known = [_camel_case(field.name) for field in utils.fields(ExperimentConfig)]
+        problems.append(f"{error}. {_suggest(str(error).rpartition(' ')[2], known)}")
+        return None
+    except Exception as error:  # NNI's validation raises bare AssertionError, TypeError, KeyError and its own kinds.
+        problems.append(f"NNI does not accept this file: {type(error).__name__}: {error or 'a value is impossible'}")
+        return None
+    if not config.tuner.class_name:
+        problems.append(
+            f"tuner.name is {config.tuner.name!r}; expected tuner.className: idarts_nni.tuner.SearchThenRetrain "
+            f"(or a class of your own), which plans search and retraining."
+        )
+        return None
+    return config
+
+
+def _check_tuner(tuner: Any) -> None:
+    """Import the tuner's class and bind its arguments, without making one."""
+    module_name, _, class_name = str(tuner.class_name).rpartition(".")
+    folder = Path(tuner.code_directory) if tuner.code_directory else None
+    if folder is None or not folder.is_dir():
+        raise ValueError(f"tuner.codeDirectory: {folder} is not a folder; NNI needs one (the project's, ../..).")
+    with _on_path(folder):
+        try:
+            found = getattr(importlib.import_module(module_name), class_name, None) if module_name else None
+        except ImportError as error:
+            raise ValueError(f"tuner.className: {tuner.class_name} cannot be imported from {folder}: {error}") from None
+    if not inspect.isclass(found):
+        raise ValueError(f"tuner.className: there is no class {class_name!r} in module {module_name!r}.")
+    bind_arguments(found, dict(tuner.class_args or {}))
+
+
+def bind_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Check that keyword arguments fit a signature.
+
+    Raises
+    ------
+    ValueError
+        For the first argument that is unknown (with the nearest known one) or missing.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    known = [p.name for p in named]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for key in arguments:
+            if key not in known:
+                raise ValueError(f"tuner.classArgs: unknown argument {key!r}. {_suggest(str(key), known)}")
+    for parameter in named:
+        if parameter.default is parameter.empty and parameter.name not in arguments:
+            raise ValueError(f"tuner.classArgs: the argument {parameter.name!r} is missing; known: {', '.join(known)}.")
+
+
+def data_folder(class_args: Mapping[str, Any], base: Path, environment: Mapping[str, str]) -> Path | None:
+    """Return the folder of the corpus, or None where the task brings its own.
+
+    ``classArgs: data`` comes first (relative to the experiment file), then ``IDARTS_DATA`` (relative to where the
+    command is run).
+    """
+    asked = class_args.get("data")
+    if asked == EMBEDDED:
+        return None
+    if asked:
+        return base / Path(str(asked)).expanduser()
+    found = environment.get(DATA_VARIABLE)
+    return Path(found).expanduser().absolute() if found and found != EMBEDDED else None
+
+
+def _check_data(class_args: Mapping[str, Any], base: Path) -> None:
+    folder = data_folder(class_args, base, os.environ)
+    if folder is not None and not folder.is_dir():
+        source = "tuner.classArgs: data" if class_args.get("data") else f"the variable {DATA_VARIABLE}"
+        raise ValueError(
+            f"{source} names {folder.resolve()}, and there is no such folder. Put the corpus there (trials/README.md "
+            f"says where to get it), name another folder, or use {EMBEDDED!r} for the small corpus that comes along."
+        )
+    if folder is None and class_args.get("data") != EMBEDDED and DATA_VARIABLE not in os.environ:
+        if "data" in class_args:
+            raise ValueError(
+                f"tuner.classArgs: data is empty and the variable {DATA_VARIABLE} is not set. Set one of them to the "
+                f"folder of the corpus (trials/README.md says where to get it), or data to {EMBEDDED!r}."
+            )
+
+
+def _check_space(space: object, origin: str) -> None:
+    if isinstance(space, Mapping) and set(space) == {"model"}:
+        return  # an image task: the space is the model itself
+    if not isinstance(space, Mapping):
+        raise ValueError(f"{origin}: the search space is {type(space).__name__}; expected a mapping.")
+    CellSpace.from_dict(space, origin=origin)
+
+
+def check_code_folder(folder: Path) -> None:
+    """Check that NNI can copy the trial code: what ``.nniignore`` leaves must stay within NNI's limits."""
+    if not folder.is_dir():
+        raise ValueError(f"trialCodeDirectory: there is no folder {folder}.")
+    ignore = folder / ".nniignore"
+    patterns = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
+    files = size = 0
+    for file in _code_files(folder, "", patterns):
+        files, size = files + 1, size + file.stat(follow_symlinks=False).st_size
+        if files > MAX_CODE_FILES or size > MAX_CODE_BYTES:
+            raise ValueError(
+                f"trialCodeDirectory: {folder} has more than {MAX_CODE_FILES:,} files or {MAX_CODE_BYTES >> 20} MB, "
+                f"NNI's limits. Name in {ignore} what a trial does not need (data, environments, outputs)."
+            )
+
+
+def _code_files(folder: Path, relative: str, patterns: list[str]) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if is_ignored(relative + entry.name, is_folder, patterns):
+                continue
+            if is_folder:
+                yield from _code_files(Path(entry.path), f"{relative}{entry.name}/", patterns)
+            else:
+                yield entry
+
+
+def is_ignored(relative: str, is_folder: bool, patterns: list[str]) -> bool:
+    """Tell whether ``.nniignore`` leaves a path out; the patterns are those of ``.gitignore``, ``**`` aside."""
+    ignored = False
+    for line in patterns:
+        pattern = line.strip()
+        if not pattern or pattern.startswith("#"):
+            continue
+        negated, pattern = pattern.startswith("!"), pattern.removeprefix("!")
+        only_folders, pattern = pattern.endswith("/"), pattern.rstrip("/")
+        if only_folders and not is_folder:
+            continue
+        name = relative if "/" in pattern else relative.rpartition("/")[2]
+        if fnmatch.fnmatchcase(name, pattern.removeprefix("/")):
+            ignored = not negated
+    return ignored
+
+
+def _check_command(command: str, folder: Path) -> None:
+    """Check that the program and the module or script that a trial runs are there."""
+    words = _command_words(command)
+    if not words:
+        raise ValueError("trialCommand: is empty; expected such as: python -m trials.run ptb.")
+    if any(sign in command for sign in ("&&", "||", ";", "|")):
+        raise ValueError(
+            f"trialCommand: {command!r} is more than one command; its children would outlive the experiment. "
+            f"Use one, such as: python -m trials.run ptb."
+        )
+    if words[0].startswith("python") and shutil.which(words[0], path=str(Path(sys.executable).parent)) is None:
+        raise ValueError(f"trialCommand: there is no {words[0]!r} beside {sys.executable}, which runs this command.")
+    if "-m" in words[:-1]:
+        module = words[words.index("-m") + 1]
+        base = folder.joinpath(*module.split("."))
+        if not base.with_suffix(".py").is_file() and not (base / "__main__.py").is_file():
+            raise ValueError(f"trialCommand: there is no module {module} in {folder}.")
+    elif len(words) > 1 and words[1].endswith(".py") and not (folder / words[1]).is_file():
+        raise ValueError(f"trialCommand: there is no file {words[1]} in {folder}.")
+
+
+def _task_of(command: str) -> str:
+    words = _command_words(command)
+    if "trials.run" in words[:-1]:
+        return words[words.index("trials.run") + 1]
+    return Path(words[1]).stem if len(words) > 1 else words[0]
+
+
+def _command_words(command: str) -> list[str]:
+    try:
+        return shlex.split(command or "")
+    except ValueError as error:
+        raise ValueError(f"trialCommand: {command!r} cannot be read as a command: {error}.") from None
+
+
+@contextlib.contextmanager
+def _on_path(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _camel_case(name: str) -> str:
+    head, *tail = name.split("_")
+    return head + "".join(word.capitalize() for word in tail)
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Allowed: {', '.join(known)}."
