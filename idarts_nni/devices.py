@@ -1,0 +1,160 @@
+"""A GPU for one trial, taken under a file lock that all experiments of a user on this machine share.
+
+NNI 3.0's own GPU scheduler can loop without end, so trials take a GPU by themselves. The lock belongs to the process:
+the operating system frees it even when the process is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_logger = logging.getLogger(__name__)
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+LOCKS_VARIABLE = "IDARTS_LOCKS"
+REQUESTS = ("auto", "cpu", "cuda")
+_POLL_SECONDS = 0.5
+_LOG_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class DeviceLease:
+    """A device that this process may use while the lease lasts."""
+
+    device: str
+    """``cpu`` or ``cuda``, as torch spells it; the leased GPU is the only one that torch will see."""
+    name: str = ""
+    """The GPU as CUDA_VISIBLE_DEVICES names it."""
+    slot: int = 0
+
+
+@contextmanager
+def device_lease(
+    requested: str = "auto", slots_per_gpu: int = 1, devices: Sequence[str] | None = None
+) -> Iterator[DeviceLease]:
+    """Take a GPU slot, or the CPU, and set CUDA_VISIBLE_DEVICES; enter it before torch is imported.
+
+    Waits while all slots are taken. GPUs that an existing CUDA_VISIBLE_DEVICES hides are left alone.
+
+    Parameters
+    ----------
+    requested
+        ``auto`` takes a GPU where there is one, ``cuda`` insists on one, ``cpu`` hides them all.
+    slots_per_gpu
+        Trials that may share one GPU. All experiments on a machine should use the same number.
+    devices
+        GPUs to choose from, as CUDA_VISIBLE_DEVICES names them; by default those that this process may see.
+
+    Raises
+    ------
+    ValueError
+        If ``requested`` or ``slots_per_gpu`` is impossible.
+    RuntimeError
+        If ``cuda`` is requested and there is no GPU, or if torch has started CUDA already.
+    """
+    if requested not in REQUESTS:
+        raise ValueError(f"device: found {requested!r}; allowed: {', '.join(REQUESTS)}.")
+    if type(slots_per_gpu) is not int or slots_per_gpu < 1:
+        raise ValueError(f"slots_per_gpu: found {slots_per_gpu!r}; expected a whole number from 1.")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        raise RuntimeError("torch has started CUDA already; take the device lease before.")
+    gpus = [] if requested == "cpu" else list(visible_devices() if devices is None else devices)
+    if requested == "cuda" and not gpus:
+        found = os.environ.get(VISIBLE)
+        hint = f"{VISIBLE} is {found!r}" if found is not None else "NVML finds none"
+        raise RuntimeError(f"device: cuda was requested and there is no GPU ({hint}). Use auto or cpu.")
+    before = os.environ.get(VISIBLE)
+    lease, lock = _take_slot(gpus, slots_per_gpu) if gpus else (DeviceLease("cpu"), None)
+    os.environ[VISIBLE] = lease.name
+    _logger.info("Device: %s %s", lease.device, lease.name)
+    try:
+        yield lease
+    finally:
+        if before is None:
+            os.environ.pop(VISIBLE, None)
+        else:
+            os.environ[VISIBLE] = before
+        if lock is not None:
+            lock.release()
+
+
+def visible_devices() -> list[str]:
+    """List the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    chosen = os.environ.get(VISIBLE)
+    if chosen is None:
+        return _installed_devices()
+    names = [name.strip() for name in chosen.split(",")]
+    # CUDA ignores everything from the first name on that is no device; -1 is the usual one.
+    valid = next((index for index, name in enumerate(names) if not name or name.startswith("-")), len(names))
+    return names[:valid]
+
+
+def _installed_devices() -> list[str]:
+    try:
+        import pynvml  # type: ignore[import-untyped]  # ships no type information
+
+        pynvml.nvmlInit()
+    except Exception as error:  # no driver, no library, or no access to it: all mean that no GPU can be used
+        _logger.debug("No GPU: %s", error)
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        # By UUID, because the order of NVML and the order of CUDA can differ.
+        names = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
+        return [name.decode() if isinstance(name, bytes) else name for name in names]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _take_slot(gpus: Sequence[str], slots_per_gpu: int) -> tuple[DeviceLease, FileLock]:
+    folder = _locks_folder()
+    # Every GPU gets one trial before any gets two.
+    leases = [DeviceLease("cuda", gpu, slot) for slot in range(slots_per_gpu) for gpu in gpus]
+    last_log = -_LOG_SECONDS
+    while True:
+        for lease in leases:
+            path = folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', lease.name)}.{lease.slot}.lock"
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            _note_holder(path)
+            return lease, lock
+        if time.monotonic() - last_log >= _LOG_SECONDS:
+            last_log = time.monotonic()
+            _logger.warning("Process %d waits for a GPU; taken: %s", os.getpid(), "; ".join(_holders(folder)))
+        time.sleep(_POLL_SECONDS)
+
+
+def _locks_folder() -> Path:
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(os.environ.get(LOCKS_VARIABLE) or Path(tempfile.gettempdir()) / f"idarts_nni-{user}" / "gpu")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if hasattr(os, "getuid") and folder.stat().st_uid != user:
+        raise RuntimeError(f"{folder} belongs to another user; name your own folder in {LOCKS_VARIABLE}.")
+    return folder
+
+
+def _note_holder(lock: Path) -> None:
+    # Beside the lock, because taking a lock empties its file.
+    trial = os.environ.get("NNI_TRIAL_JOB_ID", "")
+    note = {"pid": os.getpid(), "experiment": os.environ.get("NNI_EXP_ID", ""), "trial": trial}
+    lock.with_suffix(".holder").write_text(json.dumps(note), encoding="utf-8")
+
+
+def _holders(folder: Path) -> list[str]:
+    return [f"{path.stem} by {path.read_text(encoding='utf-8')}" for path in sorted(folder.glob("*.holder"))]

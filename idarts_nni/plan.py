@@ -1,0 +1,288 @@
+"""What an experiment still has to do: its tasks, how they ended, and which cells are kept.
+
+Pure logic, without NNI and without input or output, so that every order of events can be tried in a test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from .architecture import Architecture
+from .parameters import NO_CELL, STAGES, Settings, TrialParameters
+from .space import CellSpace
+
+MODEL = "model"
+"""A search space that has this single key belongs to the task: it is handed on as it is."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial as NNI's manager knows it."""
+
+    key: str
+    state: str
+    """``live``, ``succeeded`` (with a metric), ``ended`` (without), ``cancelled`` (by the user), or ``lost``."""
+    metric: Mapping[str, Any] | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a task stands: ``todo``, ``busy``, ``done`` (with a metric) or ``failed`` (with a reason)."""
+
+    state: str
+    metric: Mapping[str, Any] | None = None
+    reason: str = ""
+    attempts: int = 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing will happen to the task any more."""
+        return self.state in ("done", "failed")
+
+
+def judge(jobs: Sequence[Job], sent: int, max_attempts: int) -> Outcome:
+    """Tell where a task stands.
+
+    Parameters
+    ----------
+    jobs
+        Its trials that the manager knows, oldest first.
+    sent
+        Trials that were sent for it; one that the manager does not show yet keeps the task busy, so that no task
+        is ever sent twice at a time.
+    max_attempts
+        Trials after which it counts as failed; those that NNI lost are not counted.
+    """
+    for job in jobs:
+        if job.state == "succeeded":
+            return Outcome("done", job.metric, attempts=len(jobs))
+    if sent > len(jobs) or any(job.state == "live" for job in jobs):
+        return Outcome("busy", attempts=len(jobs))
+    if any(job.state == "cancelled" for job in jobs):
+        return Outcome("failed", reason="cancelled by the user", attempts=len(jobs))
+    tried = [job for job in jobs if job.state != "lost"]
+    if len(tried) >= max_attempts:
+        return Outcome("failed", reason=f"{len(tried)} attempt(s), the last: {tried[-1].reason}", attempts=len(jobs))
+    return Outcome("todo", attempts=len(jobs))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell that a method found, and its score where a search gave one."""
+
+    fingerprint: str
+    architecture: str
+    score: float | None = None
+
+
+Space = CellSpace | Mapping[str, Any]
+
+
+def read_space(data: object) -> Space:
+    """Check the search space of an experiment.
+
+    A mapping with the single key ``model`` belongs to the task and is handed on unread; anything else is a
+    :class:`CellSpace`.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    example = "searchSpaceFile: ../../search_spaces/recurrent8.yaml"
+    if not isinstance(data, Mapping) or not data:
+        raise ValueError(
+            f"The search space is empty: found {data!r}. Name one in the experiment file, such as {example}"
+        )
+    if set(data) == {MODEL}:
+        return dict(data)
+    return CellSpace.from_dict(data)
+
+
+def read_cell(metric: Mapping[str, Any], space: Space) -> Cell:
+    """Take the cell and its score from the final metric of a search.
+
+    Raises
+    ------
+    ValueError
+        If there is no cell, or it does not belong to the space.
+    """
+    text = metric.get("architecture")
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"its final metric has no cell: architecture is {text!r}; expected JSON text.")
+    if isinstance(space, CellSpace):
+        architecture = Architecture.from_json(text)
+        architecture.check_fits(space)
+        return Cell(architecture.fingerprint, architecture.to_json(), float(metric["default"]))
+    try:
+        plain = json.dumps(json.loads(text), separators=(",", ":"), sort_keys=True)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its final metric has no cell: architecture is not JSON: {error}") from None
+    return Cell(hashlib.sha256(plain.encode()).hexdigest()[:8], plain, float(metric["default"]))
+
+
+class Plan:
+    """All tasks of an experiment, as far as they are known.
+
+    Each method goes its own way: when its searches have settled, the distinct cells found are ranked, the best
+    ``keep`` are retrained. With ``select_by: validation`` every found cell first gets a short training, unless there
+    are no more cells than are kept anyway. A decision, once taken, stays; :meth:`to_dict` is what must survive.
+    """
+
+    def __init__(self, settings: Settings, space: Space, data: str = "") -> None:
+        self.settings = settings
+        self.space = space
+        self.data = data
+        self.found: dict[str, list[Cell]] = {}
+        """Distinct cells of each method whose searches have settled, best first."""
+        self.kept: dict[str, list[Cell]] = {}
+        """Those to be retrained, for each method that got so far."""
+        self.outcomes: dict[str, Outcome] = {}
+        """Where each known task stands, as of the last :meth:`advance`."""
+        self._tasks: dict[str, TrialParameters] = {}
+
+    def advance(self, outcome_of: Callable[[str], Outcome]) -> None:
+        """Take every decision that the outcomes allow.
+
+        Parameters
+        ----------
+        outcome_of
+            Gives the outcome of a task by its key.
+        """
+        stages: dict[str, list[TrialParameters]] = {stage: [] for stage in STAGES}
+        self.outcomes = {}
+        for method in self.settings.methods:
+            stages["search"] += self._follow(self._searches(method), outcome_of)
+            self._find(method)
+            stages["select"] += self._follow(self._selections(method), outcome_of)
+            self._keep(method)
+            stages["retrain"] += self._follow(self._retrains(method), outcome_of)
+        self._tasks = {task.key: task for stage in STAGES for task in stages[stage]}
+
+    @property
+    def tasks(self) -> list[TrialParameters]:
+        """The known tasks: searches first, then selections, then retrainings."""
+        return list(self._tasks.values())
+
+    @property
+    def ready(self) -> list[TrialParameters]:
+        """The tasks that may be sent now, each with the number of its next attempt."""
+        waiting = [task for task in self.tasks if self.outcomes[task.key].state == "todo"]
+        return [replace(task, attempt=self.outcomes[task.key].attempts + 1) for task in waiting]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no task is left to run and none can appear."""
+        return set(self.kept) == set(self.settings.methods) and all(
+            outcome.is_settled for outcome in self.outcomes.values()
+        )
+
+    @property
+    def failure(self) -> str | None:
+        """Why a settled plan has no result at all; ``None`` if a retraining succeeded."""
+        if any(task.stage == "retrain" and self.outcomes[task.key].state == "done" for task in self.tasks):
+            return None
+        reasons = [f"{key}: {outcome.reason}" for key, outcome in self.outcomes.items() if outcome.state == "failed"]
+        return f"No retraining succeeded. {'; '.join(reasons)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the decisions taken and the state of every task, fit for JSON."""
+        return {
+            "data": self.data,
+            "found": {method: [asdict(cell) for cell in cells] for method, cells in self.found.items()},
+            "kept": {method: [asdict(cell) for cell in cells] for method, cells in self.kept.items()},
+            "tasks": {
+                key: {"state": outcome.state, "reason": outcome.reason, "attempts": outcome.attempts}
+                for key, outcome in self.outcomes.items()
+            },
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take over the decisions of an earlier session, as :meth:`to_dict` gave them."""
+        for name in ("found", "kept"):
+            cells = {method: [Cell(**cell) for cell in cells] for method, cells in saved[name].items()}
+            setattr(self, name, {method: cells[method] for method in self.settings.methods if method in cells})
+
+    def _follow(self, tasks: list[TrialParameters], outcome_of: Callable[[str], Outcome]) -> list[TrialParameters]:
+        for task in tasks:
+            outcome = outcome_of(task.key)
+            if task.stage == "search" and outcome.metric is not None:
+                try:
+                    read_cell(outcome.metric, self.space)
+                except ValueError as error:
+                    # The same search would end in the same way, so there is no second attempt.
+                    outcome = Outcome("failed", reason=str(error), attempts=outcome.attempts)
+            self.outcomes[task.key] = outcome
+        return tasks
+
+    def _task(self, stage: str, method: str, seed: int, key: str, cell: Cell | None = None) -> TrialParameters:
+        space = self.space.to_dict() if isinstance(self.space, CellSpace) else dict(self.space)
+        return TrialParameters(
+            key=key,
+            stage=stage,
+            method=method,
+            seed=seed,
+            cell=cell.fingerprint if cell else NO_CELL,
+            architecture=cell.architecture if cell else "",
+            space=json.dumps(space, separators=(",", ":")),
+            settings=self.settings.stage_settings(stage),
+            data=self.data,
+        )
+
+    def _searches(self, method: str) -> list[TrialParameters]:
+        drawn_here = method == "random" and isinstance(self.space, CellSpace)
+        if method == "lstm" or drawn_here:
+            return []
+        return [self._task("search", method, seed, f"search-{method}-s{seed}") for seed in self.settings.search_seeds]
+
+    def _find(self, method: str) -> None:
+        outcomes = [self.outcomes[task.key] for task in self._searches(method)]
+        if method in self.found or not all(outcome.is_settled for outcome in outcomes):
+            return
+        cells = [read_cell(outcome.metric, self.space) for outcome in outcomes if outcome.metric is not None]
+        if method == "random" and isinstance(self.space, CellSpace):
+            drawn = [Architecture.random(self.space, seed) for seed in self.settings.search_seeds]
+            cells = [Cell(cell.fingerprint, cell.to_json()) for cell in drawn]
+        ranked = sorted(cells, key=lambda cell: self._rank(cell.score))
+        self.found[method] = list({cell.fingerprint: cell for cell in reversed(ranked)}.values())[::-1]
+
+    def _selections(self, method: str) -> list[TrialParameters]:
+        found = self.found.get(method, [])
+        if self.settings.select_by != "validation" or len(found) <= self.settings.keep:
+            return []
+        # One seed for all: the cells shall differ, not the luck.
+        seed = self.settings.retrain_seeds[0]
+        return [
+            self._task("select", method, seed, f"select-{method}-{cell.fingerprint}-r{seed}", cell) for cell in found
+        ]
+
+    def _keep(self, method: str) -> None:
+        outcomes = [self.outcomes[task.key] for task in self._selections(method)]
+        if method in self.kept or method not in self.found or not all(outcome.is_settled for outcome in outcomes):
+            return
+        cells = self.found[method]
+        if outcomes:
+            tried = [(outcome, cell) for outcome, cell in zip(outcomes, cells, strict=True) if outcome.metric]
+            tried.sort(key=lambda pair: self._rank(float((pair[0].metric or {})["default"])))
+            cells = [cell for _, cell in tried]
+        self.kept[method] = cells[: self.settings.keep]
+
+    def _retrains(self, method: str) -> list[TrialParameters]:
+        seeds = self.settings.retrain_seeds
+        if method == "lstm":
+            return [self._task("retrain", method, seed, f"retrain-lstm-r{seed}") for seed in seeds]
+        return [
+            self._task("retrain", method, seed, f"retrain-{method}-{cell.fingerprint}-r{seed}", cell)
+            for cell in self.kept.get(method, [])
+            for seed in seeds
+        ]
+
+    def _rank(self, score: float | None) -> float:
+        if score is None:  # a drawn cell: the order of the seeds stays
+            return 0.0
+        return score if self.settings.optimize_mode == "minimize" else -score

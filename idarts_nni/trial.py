@@ -1,0 +1,271 @@
+"""What a trial needs of NNI: its own parameters, a way to report, a device, and folders that last.
+
+Nothing here imports torch, so that a device can be chosen before torch looks for one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import math
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .devices import DeviceLease, device_lease
+from .manager import request
+from .parameters import TrialParameters
+
+__all__ = [
+    "DeviceLease",
+    "device_lease",
+    "is_in_experiment",
+    "leave_by_signal",
+    "output_directory",
+    "receive_parameters",
+    "report_epoch",
+    "report_final",
+    "task_directory",
+]
+
+_logger = logging.getLogger(__name__)
+
+CHECKPOINTS_VARIABLE = "IDARTS_CHECKPOINTS"
+ARCHITECTURE = "architecture"
+"""The one key of a final metric that may hold text: the JSON of a cell."""
+_RECORD_SECONDS = 60.0
+_PR_SET_PDEATHSIG = 1
+_held_locks: list[FileLock] = []  # until the process ends
+
+
+def is_in_experiment() -> bool:
+    """Tell whether NNI started this process as a trial."""
+    return bool(os.environ.get("NNI_TRIAL_COMMAND_CHANNEL") and os.environ.get("NNI_TRIAL_JOB_ID"))
+
+
+def receive_parameters() -> TrialParameters:
+    """Fetch the parameters of this very trial.
+
+    ``nni.get_next_parameter`` hands out whatever stands first in the manager's queue, which at a concurrency above 1
+    is often another trial's, and it deserialises Python objects. So the record of this trial is read by its id from
+    the manager's REST interface, as plain JSON. Afterwards NNI's own report functions work as well.
+
+    Raises
+    ------
+    RuntimeError
+        Outside an experiment, or if the manager has no record of this trial.
+    ValueError
+        If the parameters carry a serialised object, or are not those of a task.
+    """
+    if not is_in_experiment():
+        raise RuntimeError("This process is not a trial: start it by nnictl create --config FILE, or name its task.")
+    _end_with_manager()
+    record = _own_record(os.environ["NNI_TRIAL_COMMAND_CHANNEL"])
+    parameters = record.get("parameters")
+    if not isinstance(parameters, dict):
+        raise ValueError(f"The record of this trial has no parameters: {record!r}.")
+    refuse_serialised_objects(parameters)
+    _bind_nni(record)
+    return TrialParameters.from_dict(parameters)
+
+
+def report_epoch(metrics: Mapping[str, float], *, epoch: int | None = None) -> None:
+    """Report the metrics of one epoch; NNI's page draws each as a curve.
+
+    Parameters
+    ----------
+    metrics
+        Finite numbers; ``default`` is the one that NNI shows.
+    epoch
+        Number of the epoch, from 1; a trial that goes on from a checkpoint then continues its curve.
+
+    Raises
+    ------
+    ValueError
+        If ``default`` is missing, or a value is not a finite number.
+    """
+    plain = _checked_metrics(metrics, may_hold_cell=False)
+    if is_in_experiment():
+        import nni.trial
+
+        if epoch is not None:
+            nni.trial.overwrite_intermediate_seq(epoch - 1)
+        nni.trial.report_intermediate_result(plain)
+
+
+def report_final(metrics: Mapping[str, float | str]) -> None:
+    """Report the result of this trial: finite numbers, ``default`` among them, and perhaps the cell as JSON text.
+
+    Raises
+    ------
+    ValueError
+        If ``default`` is missing, a value is not a finite number, or ``architecture`` is not JSON text.
+    """
+    plain = _checked_metrics(metrics, may_hold_cell=True)
+    if is_in_experiment():
+        import nni.trial
+
+        nni.trial.report_final_result(plain)
+
+
+def output_directory() -> Path:
+    """Return the folder of this trial's results (outside an experiment ``outputs``), made if need be."""
+    folder = Path(os.environ.get("NNI_OUTPUT_DIR") or "outputs").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def task_directory(key: str, *, patience: float = 60.0) -> Path:
+    """Return a folder for the checkpoints of a task, and hold it until the process ends.
+
+    It outlasts the trial: another attempt under another id finds it again. It lies in the experiment's folder, or in
+    ``$IDARTS_CHECKPOINTS/<experiment>/<key>``. Two processes never work in it at a time.
+
+    Parameters
+    ----------
+    key
+        The task's key.
+    patience
+        Seconds to wait for a process that still holds it, such as one that is saving its last checkpoint.
+
+    Raises
+    ------
+    RuntimeError
+        If another process still holds it after that.
+    """
+    folder = _tasks_root() / re.sub(r"[^\w.-]", "_", key)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        raise RuntimeError(
+            f"Another process still works on task {key!r} (it holds {folder / '.lock'}). "
+            f"Stop it, or wait until it ends, and run this one again."
+        ) from None
+    _held_locks.append(lock)
+    return folder
+
+
+def leave_by_signal(number: int) -> None:
+    """End this process by a signal that was caught to save a checkpoint first.
+
+    NNI takes an exit code, whatever its value, for a crash of a trial that the user cancelled, and would run it again.
+    """
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def refuse_serialised_objects(data: object, place: str = "parameters") -> None:
+    """Refuse parameters that carry a Python object in NNI's (json_tricks') serialised form, also inside JSON text.
+
+    Raises
+    ------
+    ValueError
+        If a key anywhere begins with an underscore, as all their markers do.
+    """
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            if str(key).startswith("_"):
+                raise ValueError(
+                    f"{place}: the key {key!r} marks a serialised Python object, which could run any code. "
+                    f"Parameters are plain text and numbers only."
+                )
+            refuse_serialised_objects(value, f"{place}.{key}")
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            refuse_serialised_objects(value, f"{place}[{index}]")
+    elif isinstance(data, str) and data.lstrip()[:1] in ("{", "["):
+        try:
+            inner = json.loads(data)
+        except (ValueError, RecursionError):
+            return  # not JSON; whoever reads it will say so
+        refuse_serialised_objects(inner, place)
+
+
+def _own_record(channel: str, patience: float = _RECORD_SECONDS) -> dict[str, Any]:
+    # http://localhost:PORT[/PREFIX]/env/ENVIRONMENT/TRIAL
+    base, _, trial = channel.rpartition("/")
+    if "/env/" not in base:
+        raise RuntimeError(f"NNI_TRIAL_COMMAND_CHANNEL is {channel!r}; expected http://HOST:PORT/env/NAME/TRIAL.")
+    url = f"{base[: base.rindex('/env/')]}/api/v1/nni/trial-jobs/{trial}"
+    deadline = time.monotonic() + patience
+    problem: object = "it has no parameters yet"
+    while time.monotonic() < deadline:
+        try:
+            job = request("GET", url)
+            # The record is written just after the trial was started, so it can be missing for a moment.
+            if job and job.get("hyperParameters"):
+                return json.loads(job["hyperParameters"][0])
+        except (OSError, ValueError) as error:
+            problem = error
+        time.sleep(0.2)
+    raise RuntimeError(f"NNI's manager has no record of this trial at {url}: {problem}.")
+
+
+def _bind_nni(record: dict[str, Any]) -> None:
+    """Let NNI's report functions know the parameter id, without its queue and its deserialiser."""
+    import nni.trial
+    from nni.runtime.trial_command_channel import set_default_trial_command_channel
+    from nni.runtime.trial_command_channel.v3 import TrialCommandChannelV3
+
+    class OwnRecord(TrialCommandChannelV3):
+        def receive_parameter(self) -> Any:
+            return record
+
+    set_default_trial_command_channel(OwnRecord(os.environ["NNI_TRIAL_COMMAND_CHANNEL"]))
+    nni.trial.get_next_parameter()
+
+
+def _end_with_manager() -> None:
+    """Ask Linux for a SIGTERM when the manager dies, so that no orphan works on beside the resumed trial."""
+    if sys.platform == "linux" and os.environ.get("NNI_PLATFORM") == "local":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _checked_metrics(metrics: Mapping[str, Any], *, may_hold_cell: bool) -> dict[str, float | str]:
+    if "default" not in metrics:
+        raise ValueError(f"metrics: 'default' is missing; found the keys {', '.join(map(str, metrics))}.")
+    plain: dict[str, float | str] = {}
+    for key, value in metrics.items():
+        if may_hold_cell and key == ARCHITECTURE:
+            plain[key] = _checked_cell(value)
+        elif isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            # An object breaks NNI's Compare page; NaN breaks the replay of a resumed experiment.
+            raise ValueError(
+                f"metrics: {key}: found {value!r} of type {type(value).__name__}; expected a finite number."
+            )
+        else:
+            plain[key] = value if isinstance(value, int) else float(value)
+    return plain
+
+
+def _checked_cell(value: object) -> str:
+    try:
+        if isinstance(value, str) and isinstance(json.loads(value), dict):
+            return value
+    except ValueError:
+        pass
+    raise ValueError(f"metrics: {ARCHITECTURE}: found {value!r}; expected the JSON text of a cell.")
+
+
+def _tasks_root() -> Path:
+    experiment = os.environ.get("NNI_EXP_ID", "")
+    chosen = os.environ.get(CHECKPOINTS_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser().resolve() / experiment
+    output = output_directory()
+    # <experiment>/environments/<environment>/trials/<trial> with the local training service
+    for parent in output.parents:
+        if experiment and parent.name == experiment:
+            return parent / "tasks"
+    return output / "tasks"
