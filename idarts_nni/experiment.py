@@ -257,55 +257,15 @@ def take_snapshot(experiment: Experiment) -> Snapshot:
         status=str(status["status"]),
         errors=tuple(str(error) for error in status.get("errors") or ()),
         trials=tuple(sorted(trials, key=lambda trial: trial.number)),
-        tasks=_read_plan(experiment.folder),
+        tasks=read_plan(experiment.folder),
     )
 
 
-def describe_failures(experiment: Experiment, snapshot: Snapshot) -> list[str]:
-    """Return why an ended experiment is not a full success, one line for each reason; nothing if it is."""
-    lines = [] if snapshot.status == "DONE" else [f"The experiment ended as {snapshot.status}."]
-    lines += [f"NNI says: {error}" for error in snapshot.errors]
-    for key, state in snapshot.task_states().items():
-        if state == "done":
-            continue
-        reason = str(snapshot.tasks.get(key, {}).get("reason") or f"it is still {state}")
-        tried = [trial for trial in snapshot.trials if trial.key == key]
-        if tried:
-            reason += f" ({tried[-1].status}); {last_words(tried[-1].folder)}"
-        lines.append(f"Task {key} has no result: {reason}")
-    if not snapshot.task_states():
-        lines.append(f"No trial was started. Logs: {experiment.folder / 'log'}")
-    if snapshot.status != "DONE":
-        lines += _log_errors(experiment.folder / "log")
-    return lines
-
-
-def last_words(folder: Path) -> str:
-    """Return the last line that a trial wrote to its error output, and where the rest stands."""
-    for name in ("trial.stderr", "stderr", "trial.stdout", "trial.log"):
-        path = folder / name
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8", errors="replace")[-20_000:].strip().splitlines()
-            if lines:
-                return f"its last words: {lines[-1].strip()[:300]} [{path}]"
-    return f"its folder: {folder}"
-
-
-def _log_errors(folder: Path) -> list[str]:
-    """Return the last errors that NNI's dispatcher, which runs the tuner, has logged."""
-    path = folder / "dispatcher.log"
-    if not path.is_file():
-        return [f"Logs: {folder}"]
-    lines = path.read_text(encoding="utf-8", errors="replace")[-50_000:].splitlines()
-    errors = [line.strip() for line in lines if re.search(r"\bERROR\b|^\w*(Error|Exception)\b", line)]
-    return [*(f"Log of the tuner: {line[:300]}" for line in errors[-3:]), f"Logs: {folder}"]
-
-
 def _read_trial(experiment: Experiment, job: Mapping[str, Any], reported: Mapping[str, Any] | None) -> Trial:
-    sent = _json_twice((job.get("hyperParameters") or ["{}"])[0])
+    sent = unpack((job.get("hyperParameters") or ["{}"])[0])
     parameters = sent.get("parameters") if isinstance(sent, dict) else None
     begun, ended = job.get("startTime"), job.get("endTime") or time.time() * 1000
-    latest = _json_twice(reported["data"]) if reported else None
+    latest = unpack(reported["data"]) if reported else None
     latest = latest.get("default") if isinstance(latest, dict) else latest
     return Trial(
         id=str(job["trialJobId"]),
@@ -316,16 +276,18 @@ def _read_trial(experiment: Experiment, job: Mapping[str, Any], reported: Mappin
         epochs=int(reported["sequence"]) + 1 if reported else 0,
         latest=float(latest) if isinstance(latest, (int, float)) else None,
         seconds=max(0.0, (ended - begun) / 1000) if begun else 0.0,
-        folder=_trial_folder(experiment.folder, str(job["trialJobId"])),
+        folder=trial_folder(experiment.folder, str(job["trialJobId"])),
     )
 
 
-def _trial_folder(folder: Path, trial_id: str) -> Path:
+def trial_folder(folder: Path, trial_id: str) -> Path:
+    """Return the folder of a trial within that of its experiment."""
     local = folder / "environments" / "local-env" / "trials" / trial_id
     return local if local.is_dir() else folder / "trials" / trial_id
 
 
-def _read_plan(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+def read_plan(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Return the tasks of the tuner's plan and their states; nothing where there is no plan yet."""
     path = folder / "checkpoint" / "plan.json"
     try:
         tasks = json.loads(path.read_text(encoding="utf-8")).get("tasks")
@@ -334,8 +296,8 @@ def _read_plan(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     return tasks if isinstance(tasks, dict) else {}
 
 
-def _json_twice(data: Any) -> Any:
-    # The manager keeps JSON inside a JSON string, once or twice.
+def unpack(data: Any) -> Any:
+    """Parse what the manager keeps as JSON inside a JSON string, once or twice; None where it is not JSON."""
     try:
         for _ in range(3):
             data = json.loads(data) if isinstance(data, str) else data

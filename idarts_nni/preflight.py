@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import fnmatch
 import importlib
 import inspect
 import os
@@ -20,12 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .code_folder import check_code_folder
 from .files import read_yaml
+from .parameters import Settings
+from .plan import MODEL
 from .space import CellSpace
-
-MAX_CODE_FILES = 2000
-MAX_CODE_BYTES = 300 << 20
-"""Limits of NNI on what it copies to every trial (nni_node/common/tarball.js)."""
 
 DATA_VARIABLE = "IDARTS_DATA"
 EMBEDDED = "embedded"
@@ -88,7 +86,7 @@ def check_experiment(path: str | os.PathLike[str]) -> CheckedExperiment:
     class_args = dict(config.tuner.class_args or {})
     checks: list[Callable[[], None]] = [
         lambda: _check_tuner(config.tuner),
-        lambda: _check_data(class_args, path.parent),
+        lambda: _check_data(class_args, Path(config.trial_code_directory), config.search_space),
         lambda: _check_space(config.search_space, str(config.search_space_file or path)),
         lambda: check_code_folder(Path(config.trial_code_directory)),
         lambda: _check_command(config.trial_command, Path(config.trial_code_directory)),
@@ -160,7 +158,18 @@ def _check_tuner(tuner: Any) -> None:
             raise ValueError(f"tuner.className: {tuner.class_name} cannot be imported from {folder}: {error}") from None
     if not inspect.isclass(found):
         raise ValueError(f"tuner.className: there is no class {class_name!r} in module {module_name!r}.")
-    bind_arguments(found, dict(tuner.class_args or {}))
+    class_args = dict(tuner.class_args or {})
+    if _is_ours(found):
+        try:
+            Settings.from_class_args(class_args)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"tuner.classArgs: {error}") from None
+    bind_arguments(found, class_args)
+
+
+def _is_ours(found: type) -> bool:
+    # By name: the class may come from another copy of the package, the one in codeDirectory.
+    return any(f"{base.__module__}.{base.__name__}" == "idarts_nni.tuner.SearchThenRetrain" for base in found.__mro__)
 
 
 def bind_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
@@ -183,88 +192,31 @@ def bind_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -
             raise ValueError(f"tuner.classArgs: the argument {parameter.name!r} is missing; known: {', '.join(known)}.")
 
 
-def data_folder(class_args: Mapping[str, Any], base: Path, environment: Mapping[str, str]) -> Path | None:
-    """Return the folder of the corpus, or None where the task brings its own.
+def _check_data(class_args: Mapping[str, Any], code: Path, space: object) -> None:
+    from .tuner import find_data
 
-    ``classArgs: data`` comes first (relative to the experiment file), then ``IDARTS_DATA`` (relative to where the
-    command is run).
-    """
     asked = class_args.get("data")
-    if asked == EMBEDDED:
-        return None
-    if asked:
-        return base / Path(str(asked)).expanduser()
-    found = environment.get(DATA_VARIABLE)
-    return Path(found).expanduser().absolute() if found and found != EMBEDDED else None
-
-
-def _check_data(class_args: Mapping[str, Any], base: Path) -> None:
-    folder = data_folder(class_args, base, os.environ)
-    if folder is not None and not folder.is_dir():
-        source = "tuner.classArgs: data" if class_args.get("data") else f"the variable {DATA_VARIABLE}"
+    if asked is not None and not isinstance(asked, str):
+        return  # the tuner's own check has said so
+    # The rule by which the tuner will look for it.
+    found = find_data(asked, {"trialCodeDirectory": str(code)})
+    if not found and not _is_model_space(space):
         raise ValueError(
-            f"{source} names {folder.resolve()}, and there is no such folder. Put the corpus there (trials/README.md "
-            f"says where to get it), name another folder, or use {EMBEDDED!r} for the small corpus that comes along."
+            f"No corpus is named. Set {DATA_VARIABLE}, or data in tuner.classArgs, to its folder (trials/README.md "
+            f"says where to get it), or data to {EMBEDDED!r} for the small corpus that comes along."
         )
-    if folder is None and class_args.get("data") != EMBEDDED and DATA_VARIABLE not in os.environ:
-        if "data" in class_args:
-            raise ValueError(
-                f"tuner.classArgs: data is empty and the variable {DATA_VARIABLE} is not set. Set one of them to the "
-                f"folder of the corpus (trials/README.md says where to get it), or data to {EMBEDDED!r}."
-            )
 
 
 def _check_space(space: object, origin: str) -> None:
-    if isinstance(space, Mapping) and set(space) == {"model"}:
-        return  # an image task: the space is the model itself
-    if not isinstance(space, Mapping):
-        raise ValueError(f"{origin}: the search space is {type(space).__name__}; expected a mapping.")
-    CellSpace.from_dict(space, origin=origin)
+    if not isinstance(space, Mapping) or not space:
+        raise ValueError(f"{origin}: found {space!r}; expected a search space, such as search_spaces/recurrent8.yaml.")
+    if not _is_model_space(space):
+        CellSpace.from_dict(space, origin=origin)
 
 
-def check_code_folder(folder: Path) -> None:
-    """Check that NNI can copy the trial code: what ``.nniignore`` leaves must stay within NNI's limits."""
-    if not folder.is_dir():
-        raise ValueError(f"trialCodeDirectory: there is no folder {folder}.")
-    ignore = folder / ".nniignore"
-    patterns = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
-    files = size = 0
-    for file in _code_files(folder, "", patterns):
-        files, size = files + 1, size + file.stat(follow_symlinks=False).st_size
-        if files > MAX_CODE_FILES or size > MAX_CODE_BYTES:
-            raise ValueError(
-                f"trialCodeDirectory: {folder} has more than {MAX_CODE_FILES:,} files or {MAX_CODE_BYTES >> 20} MB, "
-                f"NNI's limits. Name in {ignore} what a trial does not need (data, environments, outputs)."
-            )
-
-
-def _code_files(folder: Path, relative: str, patterns: list[str]) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            is_folder = entry.is_dir(follow_symlinks=False)
-            if is_ignored(relative + entry.name, is_folder, patterns):
-                continue
-            if is_folder:
-                yield from _code_files(Path(entry.path), f"{relative}{entry.name}/", patterns)
-            else:
-                yield entry
-
-
-def is_ignored(relative: str, is_folder: bool, patterns: list[str]) -> bool:
-    """Tell whether ``.nniignore`` leaves a path out; the patterns are those of ``.gitignore``, ``**`` aside."""
-    ignored = False
-    for line in patterns:
-        pattern = line.strip()
-        if not pattern or pattern.startswith("#"):
-            continue
-        negated, pattern = pattern.startswith("!"), pattern.removeprefix("!")
-        only_folders, pattern = pattern.endswith("/"), pattern.rstrip("/")
-        if only_folders and not is_folder:
-            continue
-        name = relative if "/" in pattern else relative.rpartition("/")[2]
-        if fnmatch.fnmatchcase(name, pattern.removeprefix("/")):
-            ignored = not negated
-    return ignored
+def _is_model_space(space: object) -> bool:
+    """Tell whether a space belongs to the task (images): its only key names the model."""
+    return isinstance(space, Mapping) and set(space) == {MODEL}
 
 
 def _check_command(command: str, folder: Path) -> None:

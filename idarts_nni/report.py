@@ -17,6 +17,7 @@ import pandas as pd
 
 from .architecture import Architecture
 from .files import MAX_BYTES, write_atomically
+from .parameters import METHODS, STAGES
 from .space import CellSpace
 
 COLUMNS = (
@@ -24,9 +25,6 @@ COLUMNS = (
     "parameters", "epochs", "seconds", "device", "precision", "commit", "date",
 )  # fmt: skip
 """Columns of ``trials/results/*.csv``, in this order."""
-
-METHODS = ("idarts", "darts", "random", "lstm")
-"""The order in which methods stand in a table; others follow by name."""
 
 NOTHING = "–"
 """What a table shows where there is no number."""
@@ -91,7 +89,7 @@ def failed_record(parameters: Mapping[str, Any], *, experiment: str, task: str, 
 
 def sort_records(records: Iterable[Record]) -> list[Record]:
     """Return the records as a table shows them: by stage, method, seed and key."""
-    stages = {"search": 0, "select": 1, "retrain": 2}
+    stages = {stage: order for order, stage in enumerate(STAGES)}
     return sorted(
         records,
         key=lambda record: (

@@ -1,0 +1,202 @@
+"""What came out of an experiment: records, failures with their reasons, and the files that tell a user."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .architecture import Architecture
+from .draw import draw_architecture
+from .experiment import Snapshot, Trial, read_plan, trial_folder, unpack
+from .files import write_atomically
+from .manager import final_metric
+from .report import (
+    Record,
+    failed_record,
+    read_record,
+    sort_records,
+    summary_markdown,
+    summary_table,
+    trial_table,
+    trials_markdown,
+)
+
+RECORD = Path("output") / "record.json"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What :func:`write_outputs` made."""
+
+    tables: str
+    """The tables as Markdown, for the terminal."""
+    files: tuple[Path, ...]
+    """The table files."""
+    pictures: tuple[Path, ...]
+    """PNG and SVG of every kept cell."""
+
+
+def read_database(folder: Path) -> Snapshot:
+    """Read how an experiment stands from its folder alone, running or ended.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no database of NNI.
+    """
+    database = folder / "db" / "nni.sqlite"
+    if not database.is_file():
+        raise FileNotFoundError(f"{folder}: this is no folder of an NNI experiment; there is no {database}.")
+    jobs: dict[str, dict[str, Any]] = {}
+    with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+        events = "select timestamp, trialJobId, event, data, sequenceId from TrialJobEvent order by timestamp, rowid"
+        for time, job_id, event, data, number in connection.execute(events):
+            job = jobs.setdefault(job_id, {"number": number if number is not None else len(jobs), "status": "WAITING"})
+            if isinstance(data, str) and "parameter_id" in data:
+                job["sent"] = unpack(data)
+            if event in ("WAITING", "RUNNING", "SUCCEEDED", "FAILED") or event.endswith("CANCELED"):
+                job["status"] = event
+            job.setdefault("begun", time)
+            job["ended"] = time
+        finals = "select trialJobId, data from MetricData where type = 'FINAL' order by timestamp"
+        for job_id, data in connection.execute(finals):
+            jobs[job_id]["metric"] = final_metric({"finalMetricData": [{"data": data}]})
+    trials = tuple(_recorded_trial(folder, job_id, job) for job_id, job in jobs.items())
+    return Snapshot("RECORDED", (), trials, read_plan(folder))
+
+
+def collect_records(snapshot: Snapshot, *, experiment: str, task: str) -> list[Record]:
+    """Return one record for each task of an experiment, in the order of a table.
+
+    A task that has no result is there as well, with its reason under ``failure``.
+    """
+    records = []
+    for key, state in snapshot.task_states().items():
+        tried = [trial for trial in snapshot.trials if trial.key == key]
+        good = [trial for trial in tried if trial.status == "SUCCEEDED" and trial.metric is not None]
+        for trial in good[-1:]:
+            if (trial.folder / RECORD).is_file():
+                records.append(read_record(trial.folder / RECORD))
+            else:
+                reason = f"it ended well, and its record is missing: {trial.folder / RECORD}"
+                records.append(failed_record(trial.parameters, experiment=experiment, task=task, reason=reason))
+        if not good:
+            reason = _reason(key, state, snapshot, tried)
+            parameters = dict(tried[-1].parameters) if tried else _parameters_of(key)
+            records.append(failed_record({**parameters, "key": key}, experiment=experiment, task=task, reason=reason))
+    return sort_records(records)
+
+
+def describe_failures(snapshot: Snapshot, records: Sequence[Record], logs: Path) -> list[str]:
+    """Return why an ended experiment is not a full success, one line for each reason; nothing if it is."""
+    lines = [] if snapshot.status == "DONE" else [f"The experiment ended as {snapshot.status}."]
+    lines += [f"NNI says: {error}" for error in snapshot.errors]
+    lines += [f"Task {record['key']} has no result: {record['failure']}" for record in records if "failure" in record]
+    if not records:
+        lines.append("No trial was started.")
+    if snapshot.status != "DONE":
+        lines += [f"Log of the tuner: {line}" for line in _logged_errors(logs / "dispatcher.log")]
+    return [*lines, f"Logs: {logs}"] if lines else []
+
+
+def last_words(folder: Path) -> str:
+    """Return the last line that a trial wrote to its error output, and where the rest stands."""
+    for name in ("trial.stderr", "trial.log", "trial.stdout"):
+        path = folder / name
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8", errors="replace")[-20_000:].strip().splitlines()
+            if lines:
+                return f"its last words: {lines[-1].strip()[:300]} [{path}]"
+    return f"its folder: {folder}"
+
+
+def results_markdown(records: Sequence[Record]) -> str:
+    """Return the tables of an experiment: searches, retrained cells, and the summary by method."""
+    parts = []
+    for stage, heading in (("search", "Searches"), ("select", "Short retrainings"), ("retrain", "Results")):
+        rows = [record for record in records if record["stage"] == stage]
+        if rows:
+            metric = next((str(record["metric"]) for record in rows if record.get("metric")), "")
+            parts.append(f"{heading}\n\n{trials_markdown(rows, metric)}")
+    retrained = [record for record in records if record["stage"] == "retrain"]
+    if len(retrained) > len({record["method"] for record in retrained}):
+        summary = summary_table(trial_table(retrained))
+        parts.append(f"By method (mean ± sample standard deviation)\n\n{summary_markdown(summary)}")
+    return "\n".join(parts)
+
+
+def write_outputs(folder: Path, records: Sequence[Record]) -> Outputs:
+    """Write tables and pictures of an experiment into a folder of its own, ``idarts`` for an experiment of NNI.
+
+    Returns
+    -------
+    The tables and the paths of ``records.csv``, ``table.md`` and the pictures, a PNG and an SVG for each kept cell;
+    beside them lies the cell itself as YAML.
+    """
+    tables = results_markdown(records)
+    csv, markdown = folder / "records.csv", folder / "table.md"
+    write_atomically(csv, trial_table(records).to_csv(index=False, lineterminator="\n"))
+    write_atomically(markdown, tables)
+    pictures: list[Path] = []
+    for name, (title, cell) in _kept_cells(records).items():
+        cell.to_yaml(folder / "cells" / f"{name}.yaml", name=title)
+        pictures += [draw_architecture(cell, folder / "cells" / f"{name}{kind}", title) for kind in (".png", ".svg")]
+    return Outputs(tables, (csv, markdown), tuple(pictures))
+
+
+def _kept_cells(records: Sequence[Record]) -> dict[str, tuple[str, Architecture]]:
+    """Return the retrained cells: file name -> title and cell. A cell of another kind (images) has no picture here."""
+    kept: dict[str, tuple[str, Architecture]] = {}
+    for record in records:
+        data = unpack(record.get("architecture")) if record["stage"] == "retrain" else None
+        if isinstance(data, dict) and "nodes" in data:
+            cell = Architecture.from_dict(data, origin=f"record of {record['key']}")
+            kept[f"{record['method']}-{cell.fingerprint}"] = (f"{record['method']} cell {cell.fingerprint}", cell)
+    return kept
+
+
+def _reason(key: str, state: str, snapshot: Snapshot, tried: Sequence[Trial]) -> str:
+    reason = str(snapshot.tasks.get(key, {}).get("reason") or f"it is {state}")
+    if tried:
+        reason += f" (trial {tried[-1].id}: {tried[-1].status}); {last_words(tried[-1].folder)}"
+    return reason
+
+
+def _parameters_of(key: str) -> dict[str, Any]:
+    """Read what a table needs of a task that never ran off its key, such as retrain-METHOD-CELL-rSEED."""
+    stage, method, *rest = f"{key}--".split("-")
+    seed = re.search(r"-[rs](\d+)$", key)
+    return {
+        "stage": stage,
+        "method": method,
+        "cell": rest[0] if stage != "search" and len(rest) > 3 else "-",
+        "seed": int(seed[1]) if seed else None,
+    }
+
+
+def _logged_errors(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace")[-50_000:].splitlines()
+    return [line.strip()[:300] for line in lines if re.search(r"\bERROR\b|^\w*(Error|Exception)\b", line)][-3:]
+
+
+def _recorded_trial(folder: Path, job_id: str, job: dict[str, Any]) -> Trial:
+    sent = job.get("sent")
+    parameters = sent.get("parameters") if isinstance(sent, dict) else None
+    return Trial(
+        id=job_id,
+        number=int(job["number"]),
+        parameters=parameters if isinstance(parameters, dict) else {},
+        status=job["status"],
+        metric=job.get("metric"),
+        epochs=0,
+        latest=None,
+        seconds=max(0.0, (job["ended"] - job["begun"]) / 1000),
+        folder=trial_folder(folder, job_id),
+    )
