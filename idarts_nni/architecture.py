@@ -40,7 +40,7 @@ class Edge:
 class Architecture:
     """A cell: for each node 1..N the edges that enter it.
 
-    Equality and :attr:`fingerprint` look at the edges and their weights, not at the name.
+    :attr:`fingerprint` looks at the edges alone, so that one cell found twice has one fingerprint, whatever it weighed.
 
     Raises
     ------
@@ -71,7 +71,7 @@ class Architecture:
     @property
     def fingerprint(self) -> str:
         """Eight hexadecimal digits that tell cells apart in tables and on NNI's page."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:8]
+        return hashlib.sha256(str(self).encode()).hexdigest()[:8]
 
     def check_fits(self, space: CellSpace) -> None:
         """Check that the cell belongs to a space.

@@ -6,6 +6,8 @@ the order (0,1), (0,2), (1,2), (0,3), ..., so that the rows of a node are consec
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -41,7 +43,9 @@ def node_probabilities(logits: Tensor) -> Tensor:
     return logits.flatten().softmax(0).view_as(logits)
 
 
-def cell_probabilities(logits: Tensor, relaxation: str = "node") -> Tensor:
+def cell_probabilities(
+    logits: Tensor, relaxation: str = "node", softmax: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Relax a whole cell.
 
     Parameters
@@ -50,6 +54,8 @@ def cell_probabilities(logits: Tensor, relaxation: str = "node") -> Tensor:
         Shape ``(P, K)``, rows as in the head of this module.
     relaxation
         ``node`` for I-DARTS's softmax, ``edge`` for DARTS's, which gives each pair of nodes a softmax of its own.
+    softmax
+        Stands in for the softmax over the last axis, for example a sampled one (Gumbel).
 
     Returns
     -------
@@ -62,8 +68,10 @@ def cell_probabilities(logits: Tensor, relaxation: str = "node") -> Tensor:
     """
     _check_relaxation(relaxation)
     if relaxation == "edge":
-        return logits.softmax(-1)
-    return torch.cat([node_probabilities(rows) for rows in split_nodes(logits)])
+        return logits.softmax(-1) if softmax is None else softmax(logits)
+    if softmax is None:
+        return torch.cat([node_probabilities(rows) for rows in split_nodes(logits)])
+    return torch.cat([softmax(rows.flatten()).view_as(rows) for rows in split_nodes(logits)])
 
 
 def split_nodes(pairs: Tensor) -> tuple[Tensor, ...]:

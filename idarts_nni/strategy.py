@@ -1,0 +1,263 @@
+"""The search strategy, for ``NasExperiment`` and for trials alike."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from nni.nas.evaluator.pytorch import LightningModule
+from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
+from nni.nas.strategy import DARTS
+from torch import Tensor, nn, optim
+
+from .architecture import Architecture
+from .derive import RELAXATIONS
+from .mutator import MixedRecurrentCell
+
+
+class IDARTS(DARTS):
+    r"""Differentiable search in which all edges that enter a node compete in one softmax.
+
+    Where DARTS decides between the operations of each pair of nodes apart, I-DARTS lets every (source, operation) edge
+    of a node compete with every other (Eq. 4) and keeps the top n of them. Each training step has two phases: an
+    architecture step on validation data, with the weights held fixed, and a weight step on training data, with the
+    architecture held fixed (first order). Every epoch ends with a validation pass of the search network.
+
+    The supported mutation primitives of IDARTS are:
+
+    * :class:`idarts_nni.RecurrentCell`, under the node-level softmax.
+    * Those of :class:`nni.nas.strategy.DARTS`, as there.
+
+    Parameters
+    ----------
+    relaxation
+        ``node`` for I-DARTS; ``edge`` runs DARTS's relaxation and derivation in the same code.
+    arc_learning_rate
+        Learning rate of Adam on the architecture parameters.
+    arc_weight_decay
+        Weight decay of that Adam.
+    arc_betas
+        Its averaging coefficients. NNI's DARTS fixes (0.5, 0.999); DARTS's recurrent search uses Adam's defaults.
+    gradient_clip_val
+        Largest norm of the gradient in a weight step; None to leave it alone. Set it here, not in the trainer.
+    log_prob_every_n_step
+        Log all edge probabilities every so many steps.
+    warmup_epochs
+        Epochs at the start in which only the weights are trained.
+    penalty
+        As in :class:`nni.nas.strategy.DARTS`.
+    **kwargs
+        Passed to :class:`nni.nas.strategy.DARTS`, for example ``mutation_hooks``.
+
+    Notes
+    -----
+    The evaluator needs training and validation data. Validation data serve both the architecture steps and the
+    validation pass; to use different batches for the two, give ``val_dataloaders`` as a dict with the keys ``search``
+    and ``evaluate``.
+
+    References
+    ----------
+    Jiang, Hu, Xiao, Zhang, Zhu, "Improved Differentiable Architecture Search for Language Modeling and Named Entity
+    Recognition", EMNLP-IJCNLP 2019.
+
+    Examples
+    --------
+    >>> experiment = NasExperiment(model_space, evaluator, IDARTS(gradient_clip_val=0.25))
+    >>> experiment.run()
+    >>> experiment.export_top_models(formatter="dict")
+    """
+
+    def __init__(
+        self,
+        *,
+        relaxation: str = "node",
+        arc_learning_rate: float = 3e-3,
+        arc_weight_decay: float = 1e-3,
+        arc_betas: tuple[float, float] = (0.9, 0.999),
+        gradient_clip_val: float | None = None,
+        log_prob_every_n_step: int = 10,
+        warmup_epochs: int = 0,
+        penalty: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if relaxation not in RELAXATIONS:
+            raise ValueError(f"relaxation: found {relaxation!r}; allowed: {', '.join(RELAXATIONS)}.")
+        super().__init__(
+            arc_learning_rate=arc_learning_rate,
+            gradient_clip_val=gradient_clip_val,
+            log_prob_every_n_step=log_prob_every_n_step,
+            warmup_epochs=warmup_epochs,
+            penalty=penalty,
+            **kwargs,
+        )
+        self.relaxation = relaxation
+        self.arc_weight_decay = arc_weight_decay
+        self.arc_betas = arc_betas
+
+    def default_mutation_hooks(self) -> list[Callable[..., Any]]:
+        """Put the hooks of this package before those of DARTS; called once, when the model space is mutated."""
+        return [MixedRecurrentCell.mutate, *super().default_mutation_hooks()]
+
+    def run_hook(
+        self, hook: Callable[..., Any], name: str, module: nn.Module, memo: dict[str, Any]
+    ) -> nn.Module | bool | tuple[nn.Module, bool]:
+        """Run one hook on one module, telling it the relaxation."""
+
+        def with_relaxation(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> Any:
+            return hook(module, name, memo, {**mutate_kwargs, "relaxation": self.relaxation})
+
+        return super().run_hook(with_relaxation, name, module, memo)
+
+    def configure_oneshot_module(self, training_module: LightningModule) -> "IDARTSLightningModule":
+        """Wrap the evaluator's module in the two-phase training."""
+        return IDARTSLightningModule(
+            training_module,
+            arc_learning_rate=self.arc_learning_rate,
+            arc_weight_decay=self.arc_weight_decay,
+            arc_betas=self.arc_betas,
+            gradient_clip_val=self.gradient_clip_val,
+            log_prob_every_n_step=self.log_prob_every_n_step,
+            warmup_epochs=self.warmup_epochs,
+            penalty=self.penalty,
+        )
+
+    def train_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
+        """Pair each training batch with a validation batch for the architecture step."""
+        return {"train": train_dataloader_fn(), "val": _part(val_dataloader_fn(), "search")}
+
+    def val_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
+        """Keep the validation pass at the end of each epoch, which NNI's DARTS leaves out."""
+        return _part(val_dataloader_fn(), "evaluate")
+
+    def derived_architectures(self) -> dict[str, Architecture]:
+        """Return the cell that each label derives now, with its edges' learnt weights.
+
+        Only after the strategy was run or its model space was mutated; recurrent cells only.
+        """
+        cells = (module for module in self.supernet.modules() if isinstance(module, MixedRecurrentCell))
+        return {cell.label: cell.derive() for cell in cells}
+
+
+class IDARTSLightningModule(DartsLightningModule):
+    """The two-phase training step of :class:`IDARTS`, round the evaluator's own module.
+
+    Parameters
+    ----------
+    training_module
+        The evaluator's module; its ``training_step`` computes the loss of both phases.
+    arc_learning_rate, arc_weight_decay, arc_betas, gradient_clip_val, log_prob_every_n_step, warmup_epochs, penalty
+        As in :class:`IDARTS`.
+    """
+
+    def __init__(
+        self,
+        training_module: LightningModule,
+        *,
+        arc_weight_decay: float,
+        arc_betas: tuple[float, float],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(training_module, **kwargs)
+        self.arc_weight_decay = arc_weight_decay
+        self.arc_betas = arc_betas
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        """Return the architecture parameters, each once, in the order of the modules."""
+        # dict.fromkeys keeps the order stable: optimiser state is restored by position, and NNI's base class passes
+        # the parameters through a set, so that a resumed Adam could pair its moments with the wrong parameter.
+        return list(dict.fromkeys(self._all_arch_parameters()))
+
+    def _all_arch_parameters(self) -> Iterator[nn.Parameter]:
+        for module in self.supernet_modules():
+            if hasattr(module, "arch_parameters"):
+                yield from module.arch_parameters()
+
+    def configure_architecture_optimizers(self) -> optim.Optimizer:
+        """Make the Adam of the architecture parameters, with the settings of the strategy."""
+        parameters = self.arch_parameters()
+        if not parameters:
+            raise ValueError("The model has no architecture parameters, so there is nothing to search.")
+        return optim.Adam(parameters, self.arc_learning_rate, betas=self.arc_betas, weight_decay=self.arc_weight_decay)
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Any:
+        """Take an architecture step on validation data, then a weight step on training data."""
+        if self.trainer.current_epoch >= self.warmup_epochs:
+            self._architecture_step(batch["val"], batch_idx)
+        self.resample()
+        with _frozen(self.arch_parameters()):
+            result = self.training_module.training_step(batch["train"], 2 * batch_idx + 1)
+            self.advance_optimization(_loss(result), batch_idx, self.gradient_clip_val)
+        self.advance_lr_schedulers(batch_idx)
+        if batch_idx % self.log_prob_every_n_step == 0:
+            self.log_probs(self.export_probs())
+        return result
+
+    def _architecture_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.architecture_optimizers()
+        if not isinstance(optimizer, optim.Optimizer):
+            raise TypeError(f"Expected one optimiser of the architecture parameters; found {optimizer!r}.")
+        self.resample()
+        optimizer.zero_grad()
+        with _frozen(self._weights()):
+            loss = _loss(self.training_module.training_step(batch, 2 * batch_idx))
+            if self.penalty is not None:
+                loss, details = self.penalty(loss, self.export_probs())
+                self.log_dict({f"penalty/{name}": value for name, value in details.items()})
+            self.manual_backward(loss)
+        optimizer.step()
+
+    def _weights(self) -> list[nn.Parameter]:
+        architecture = set(self.arch_parameters())
+        return [parameter for parameter in self.parameters() if parameter not in architecture]
+
+    def log_probs(self, probs: Mapping[str, Any]) -> None:
+        """Log every edge's probability, where there is a logger to take them."""
+        if self.trainer.loggers:
+            super().log_probs(probs)
+
+    # NNI's wrapper forwards the hooks of training only; without these there would be no validation.
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        """Evaluate the search network on one batch."""
+        return self.training_module.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forward to the evaluator's module."""
+        self.training_module.on_validation_epoch_start()
+
+    def on_validation_epoch_end(self) -> None:
+        """Forward to the evaluator's module."""
+        self.training_module.on_validation_epoch_end()
+
+
+class _frozen:
+    """Keep parameters out of a backward pass: a phase computes only the gradients that its step needs."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
+
+    def __enter__(self) -> None:
+        for parameter in self._parameters:
+            parameter.requires_grad_(False)
+
+    def __exit__(self, *exception: object) -> None:
+        for parameter in self._parameters:
+            parameter.requires_grad_(True)
+
+
+def _loss(result: Any) -> Tensor:
+    loss = result["loss"] if isinstance(result, Mapping) else result
+    if not isinstance(loss, torch.Tensor):
+        raise TypeError(
+            f"training_step returned {type(result).__name__}; expected a loss tensor or a dict with 'loss'."
+        )
+    return loss
+
+
+def _part(loaders: Any, key: str) -> Any:
+    if not isinstance(loaders, Mapping):
+        return loaders
+    if set(loaders) != {"search", "evaluate"}:
+        raise ValueError(
+            f"Validation data given as a dict need the keys 'search' and 'evaluate'; found {', '.join(map(str, loaders))}."
+        )
+    return loaders[key]

@@ -1,0 +1,93 @@
+"""What a task file offers to the runner.
+
+A task is one module in this folder with
+
+* ``METRIC``: the name of its validation metric, such as ``perplexity``;
+* ``OPTIMIZE_MODE``: ``minimize`` or ``maximize``;
+* ``prepare(job)``: data, model and recipe for one stage, as a :class:`Workload`.
+
+Its Lightning module logs the metric under the name ``validation`` in each validation pass and ``test`` in the test pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from nni.nas.evaluator.pytorch import LightningModule
+from pytorch_lightning import Callback
+from torch import nn
+
+from idarts_nni.architecture import Architecture
+from idarts_nni.space import CellSpace
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one trial has to do, checked."""
+
+    stage: str
+    """``search``, ``select`` (a short retrain, to choose between cells) or ``retrain``."""
+    method: str
+    """``idarts``, ``darts``, ``random`` or ``lstm``."""
+    seed: int
+    space: CellSpace | None
+    """None for a task whose space is not a recurrent cell."""
+    architecture: Architecture | None
+    """The cell to retrain; None when searching, and for ``lstm``."""
+    overrides: dict[str, Any]
+    """Settings that differ from the task's own."""
+    data: str
+    """Folder of the corpus, or ``embedded``."""
+    device: str = "cpu"
+    precision: str = "fp32"
+    backend: str = "auto"
+
+
+@dataclass
+class Workload:
+    """What the runner trains."""
+
+    model: nn.Module
+    """An NNI model space when searching, a plain module otherwise."""
+    module: LightningModule
+    """The recipe: losses, optimiser, metrics."""
+    train: Iterable[Any]
+    validation: Any
+    """A loader, or a dict of two (``search``, ``evaluate``); see :class:`idarts_nni.strategy.IDARTS`."""
+    settings: Any
+    """The resolved settings, a dataclass; they stand in the record."""
+    epochs: int
+    test: Iterable[Any] | None = None
+    gradient_clip: float | None = None
+    strategy: dict[str, Any] = field(default_factory=dict)
+    """Arguments of :class:`idarts_nni.strategy.IDARTS`, when searching."""
+    callbacks: list[Callback] = field(default_factory=list)
+
+
+def resolve_settings(defaults: Settings, overrides: Mapping[str, Any]) -> Settings:
+    """Return the defaults with some fields replaced.
+
+    Raises
+    ------
+    ValueError
+        If a key is unknown or a value has another type than its default; the message names what is allowed.
+    """
+    fields = {item.name: getattr(defaults, item.name) for item in dataclasses.fields(defaults)}  # type: ignore[arg-type]
+    for key, value in overrides.items():
+        if key not in fields:
+            raise ValueError(f"Unknown setting {key!r} (value {value!r}); allowed: {', '.join(fields)}.")
+        default = fields[key]
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if default is not None and type(value) is not type(default):
+            raise ValueError(
+                f"Setting {key!r}: found {value!r} of type {type(value).__name__}; "
+                f"expected {type(default).__name__}, such as {default!r}."
+            )
+        fields[key] = value
+    return type(defaults)(**fields)
