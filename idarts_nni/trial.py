@@ -14,7 +14,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ ARCHITECTURE = "architecture"
 _RECORD_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1
 _held_locks: list[FileLock] = []  # until the process ends
+_channel: Any = None  # to the manager, once the parameters have come
+_record: dict[str, Any] | None = None
 
 
 def is_in_experiment() -> bool:
@@ -99,7 +102,8 @@ def report_epoch(metrics: Mapping[str, float], *, epoch: int | None = None) -> N
 
         if epoch is not None:
             nni.trial.overwrite_intermediate_seq(epoch - 1)
-        nni.trial.report_intermediate_result(plain)
+        with _own_channel():
+            nni.trial.report_intermediate_result(plain)
 
 
 def report_final(metrics: Mapping[str, float | str]) -> None:
@@ -114,7 +118,8 @@ def report_final(metrics: Mapping[str, float | str]) -> None:
     if is_in_experiment():
         import nni.trial
 
-        nni.trial.report_final_result(plain)
+        with _own_channel():
+            nni.trial.report_final_result(plain)
 
 
 def output_directory() -> Path:
@@ -214,6 +219,7 @@ def _own_record(channel: str, patience: float = _RECORD_SECONDS) -> dict[str, An
 
 def _bind_nni(record: dict[str, Any]) -> None:
     """Let NNI's report functions know the parameter id, without its queue and its deserialiser."""
+    global _channel, _record
     import nni.trial
     from nni.runtime.trial_command_channel import set_default_trial_command_channel
     from nni.runtime.trial_command_channel.v3 import TrialCommandChannelV3
@@ -222,8 +228,30 @@ def _bind_nni(record: dict[str, Any]) -> None:
         def receive_parameter(self) -> Any:
             return record
 
-    set_default_trial_command_channel(OwnRecord(os.environ["NNI_TRIAL_COMMAND_CHANNEL"]))
+    _channel, _record = OwnRecord(os.environ["NNI_TRIAL_COMMAND_CHANNEL"]), record
+    set_default_trial_command_channel(_channel)
     nni.trial.get_next_parameter()
+
+
+@contextmanager
+def _own_channel() -> Iterator[None]:
+    """Report to the manager also while a strategy runs in this process.
+
+    NNI's engine puts a channel and a parameter of its own in the place of the trial's for as long as it trains.
+    """
+    import nni.trial
+    from nni.runtime.trial_command_channel import get_default_trial_command_channel, set_default_trial_command_channel
+
+    if _channel is None:
+        raise RuntimeError("Nothing can be reported before receive_parameters() was called.")
+    channel, parameters = get_default_trial_command_channel(), nni.trial._params
+    set_default_trial_command_channel(_channel)
+    nni.trial._params = _record
+    try:
+        yield
+    finally:
+        set_default_trial_command_channel(channel)
+        nni.trial._params = parameters
 
 
 def _end_with_manager() -> None:
