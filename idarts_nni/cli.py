@@ -134,6 +134,10 @@ def _run(options: argparse.Namespace) -> int:
             return FAILED
         except Interrupted as error:
             interrupt = error
+        except BaseException:
+            if started is not None:
+                nni.stop(started.id)
+            raise
         finally:
             progress.close()
     if started is None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,8 @@ class Snapshot:
     trials: tuple[Trial, ...] = ()
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The tuner's plan: key -> state (todo, busy, done, failed), reason, attempts."""
+    problem: str = ""
+    """Why the tuner gave up, in its own words."""
 
     def task_states(self) -> dict[str, str]:
         """Return the state of every task that is planned or was tried; trials count for more than the plan."""
@@ -224,7 +226,7 @@ def find_experiment(experiment_id: str) -> Path:
     return folder
 
 
-def follow(experiment: Experiment, pause: float = 2.0) -> Iterator[Snapshot]:
+def follow(experiment: Experiment, pause: float = 1.0) -> Iterator[Snapshot]:
     """Yield snapshots until the experiment has ended; the last one says how."""
     last, heard = Snapshot("INITIALIZED"), time.monotonic()
     while last.status not in ENDED:
@@ -232,7 +234,8 @@ def follow(experiment: Experiment, pause: float = 2.0) -> Iterator[Snapshot]:
             last, heard = take_snapshot(experiment), time.monotonic()
         except (OSError, ValueError, KeyError) as error:
             if time.monotonic() - heard > _SILENCE:
-                last = Snapshot("GONE", (f"NNI's manager does not answer any more: {error}",), last.trials, last.tasks)
+                said = f"NNI's manager does not answer any more: {error}"
+                last = replace(last, status="GONE", errors=(said,))
         yield last
         if last.status not in ENDED:
             time.sleep(pause)
@@ -257,7 +260,7 @@ def take_snapshot(experiment: Experiment) -> Snapshot:
         status=str(status["status"]),
         errors=tuple(str(error) for error in status.get("errors") or ()),
         trials=tuple(sorted(trials, key=lambda trial: trial.number)),
-        tasks=read_plan(experiment.folder),
+        **read_plan(experiment.folder),
     )
 
 
@@ -286,14 +289,17 @@ def trial_folder(folder: Path, trial_id: str) -> Path:
     return local if local.is_dir() else folder / "trials" / trial_id
 
 
-def read_plan(folder: Path) -> Mapping[str, Mapping[str, Any]]:
-    """Return the tasks of the tuner's plan and their states; nothing where there is no plan yet."""
+def read_plan(folder: Path) -> dict[str, Any]:
+    """Return what a snapshot takes from the tuner's plan: ``tasks`` and ``problem``; both empty before there is one."""
     path = folder / "checkpoint" / "plan.json"
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8")).get("tasks")
-    except (OSError, ValueError, AttributeError):
-        return {}  # not there yet, or an experiment with a tuner of another kind
-    return tasks if isinstance(tasks, dict) else {}
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        plan = None  # not there yet, or an experiment with a tuner of another kind
+    if not isinstance(plan, dict):
+        return {}
+    tasks = plan.get("tasks")
+    return {"tasks": tasks if isinstance(tasks, dict) else {}, "problem": str(plan.get("problem") or "")}
 
 
 def unpack(data: Any) -> Any:

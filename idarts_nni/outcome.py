@@ -16,6 +16,7 @@ from .experiment import Snapshot, Trial, read_plan, trial_folder, unpack
 from .files import write_atomically
 from .manager import final_metric
 from .report import (
+    RECORD_FILE,
     Record,
     failed_record,
     read_record,
@@ -26,7 +27,8 @@ from .report import (
     trials_markdown,
 )
 
-RECORD = Path("output") / "record.json"
+_PLACES = (RECORD_FILE, f"output/{RECORD_FILE}")
+"""Where NNI_OUTPUT_DIR lies within a trial's folder: the folder itself with the local training service of NNI 3.0."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def read_database(folder: Path) -> Snapshot:
         for job_id, data in connection.execute(finals):
             jobs[job_id]["metric"] = final_metric({"finalMetricData": [{"data": data}]})
     trials = tuple(_recorded_trial(folder, job_id, job) for job_id, job in jobs.items())
-    return Snapshot("RECORDED", (), trials, read_plan(folder))
+    return Snapshot("RECORDED", (), trials, **read_plan(folder))
 
 
 def collect_records(snapshot: Snapshot, *, experiment: str, task: str) -> list[Record]:
@@ -80,10 +82,11 @@ def collect_records(snapshot: Snapshot, *, experiment: str, task: str) -> list[R
         tried = [trial for trial in snapshot.trials if trial.key == key]
         good = [trial for trial in tried if trial.status == "SUCCEEDED" and trial.metric is not None]
         for trial in good[-1:]:
-            if (trial.folder / RECORD).is_file():
-                records.append(read_record(trial.folder / RECORD))
+            found = [trial.folder / place for place in _PLACES if (trial.folder / place).is_file()]
+            if found:
+                records.append(read_record(found[0]))
             else:
-                reason = f"it ended well, and its record is missing: {trial.folder / RECORD}"
+                reason = f"the trial succeeded, but left no {RECORD_FILE} in {trial.folder}"
                 records.append(failed_record(trial.parameters, experiment=experiment, task=task, reason=reason))
         if not good:
             reason = _reason(key, state, snapshot, tried)
@@ -95,11 +98,15 @@ def collect_records(snapshot: Snapshot, *, experiment: str, task: str) -> list[R
 def describe_failures(snapshot: Snapshot, records: Sequence[Record], logs: Path) -> list[str]:
     """Return why an ended experiment is not a full success, one line for each reason; nothing if it is."""
     lines = [] if snapshot.status == "DONE" else [f"The experiment ended as {snapshot.status}."]
-    lines += [f"NNI says: {error}" for error in snapshot.errors]
+    if snapshot.problem:
+        # The rest of the sentence repeats the tasks, which follow below.
+        lines.append(snapshot.problem.partition(f". {next(iter(snapshot.tasks), None)}:")[0])
+    else:
+        lines += [f"NNI says: {error}" for error in snapshot.errors]
     lines += [f"Task {record['key']} has no result: {record['failure']}" for record in records if "failure" in record]
     if not records:
         lines.append("No trial was started.")
-    if snapshot.status != "DONE":
+    if snapshot.status != "DONE" and not snapshot.problem:
         lines += [f"Log of the tuner: {line}" for line in _logged_errors(logs / "dispatcher.log")]
     return [*lines, f"Logs: {logs}"] if lines else []
 
@@ -163,7 +170,8 @@ def _kept_cells(records: Sequence[Record]) -> dict[str, tuple[str, Architecture]
 def _reason(key: str, state: str, snapshot: Snapshot, tried: Sequence[Trial]) -> str:
     reason = str(snapshot.tasks.get(key, {}).get("reason") or f"it is {state}")
     if tried:
-        reason += f" (trial {tried[-1].id}: {tried[-1].status}); {last_words(tried[-1].folder)}"
+        # The tuner points to the error output; here stands what is in it.
+        reason = f"{reason.partition('; see trial.stderr')[0]}; {last_words(tried[-1].folder)}"
     return reason
 
 

@@ -29,8 +29,8 @@ COLUMNS = (
 NOTHING = "–"
 """What a table shows where there is no number."""
 
-_RECORD = "record.json"
-_PLACES = (_RECORD, f"*/{_RECORD}", f"trials/*/output/{_RECORD}", f"environments/*/trials/*/output/{_RECORD}")
+RECORD_FILE = "record.json"
+_FOLDERS = ("", "*/", "environments/*/trials/*/", "environments/*/trials/*/output/")
 _OPEN = re.compile(r"^<!-- results:(?P<name>[\w.-]+) -->[ \t]*$", re.MULTILINE)
 _CLOSE = "<!-- /results -->"
 
@@ -54,7 +54,7 @@ def load_records(folder: str | os.PathLike[str]) -> list[Record]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder.")
-    found = {path.resolve(): None for place in _PLACES for path in sorted(folder.glob(place))}
+    found = {path.resolve(): None for place in _FOLDERS for path in sorted(folder.glob(place + RECORD_FILE))}
     return sort_records([read_record(path) for path in found])
 
 
@@ -170,7 +170,7 @@ def trials_markdown(records: Sequence[Record], metric: str = "") -> str:
                 _word(record["method"]),
                 _word(record["n"]),
                 _word(record["seed"]),
-                _word(record.get("cell")),
+                _word(_found_cell(record)),
                 "failed" if failure else _number(record["validation"], 2),
                 _number(record["test"], 2),
                 _number(record["parameters"], 0),
@@ -287,10 +287,12 @@ def update_readme(readme: str | os.PathLike[str], results: str | os.PathLike[str
     return stale
 
 
-def record_architecture(record: Record) -> Architecture | None:
-    """Return the cell of a record, or None where it has none."""
+def _found_cell(record: Record) -> object:
+    """Return the fingerprint of a record's cell; that of a search is the cell that it found."""
     data = record.get("architecture")
-    return Architecture.from_dict(data, origin=f"record of {record['key']}") if data else None
+    if record["stage"] == "search" and isinstance(data, dict) and "nodes" in data:
+        return Architecture.from_dict(data, origin=f"record of {record['key']}").fingerprint
+    return record.get("cell")
 
 
 def _method_order(method: object) -> tuple[int, str]:
