@@ -1,0 +1,198 @@
+"""Fast unrolls of the mixed and the derived cell, interchangeable with the reference in :mod:`idarts_nni.cell`.
+
+Same signatures plus ``backend``, a key of :data:`BACKENDS` or ``auto``: the fastest backend that computes exactly what
+was asked; the log says once which one that is and why. To add a backend, write its elementwise passes
+(:mod:`idarts_nni.elementwise` says what they are) and enter them in the table.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from . import cell, native
+from .architecture import Architecture
+from .elementwise import OPERATIONS, TorchPasses
+from .fused import PassesFactory, Setting, fused_unroll
+from .matmul import products_for
+from .links import fixed_coefficients, fixed_links, mixed_coefficients, mixed_links
+from .space import CellSpace
+
+_logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to unroll a cell."""
+
+    description: str
+    passes: PassesFactory | None
+    """Elementwise passes of the fused unroll; None for the reference, which is no fused unroll."""
+    obstacle: Callable[[Tensor], str]
+    """Why inputs like this one cannot be run here; empty if they can."""
+
+
+BACKENDS: dict[str, Backend] = {
+    "native": Backend(
+        "fused unroll with compiled elementwise passes; CPU; needs a C++ compiler once",
+        native.NativePasses,
+        native.obstacle,
+    ),
+    "fused": Backend("fused unroll in plain torch; any device", TorchPasses, lambda inputs: ""),
+    "reference": Backend("one operator at a time, as in the equations; any operation", None, lambda inputs: ""),
+}
+"""Backends, the one that ``auto`` likes best first."""
+
+
+def unroll_mixed(
+    inputs: Tensor,
+    hidden: Tensor,
+    input_weight: Tensor,
+    node_weights: Tensor,
+    probabilities: Tensor,
+    space: CellSpace,
+    *,
+    input_mask: Tensor | None = None,
+    hidden_mask: Tensor | None = None,
+    norm: nn.BatchNorm1d | None = None,
+    backend: str = AUTO,
+) -> Tensor:
+    """Run the cell of the search network: :func:`idarts_nni.cell.unroll_mixed`, faster.
+
+    Parameters
+    ----------
+    inputs, hidden, input_weight, node_weights, probabilities, space, input_mask, hidden_mask, norm
+        As there. Inside ``torch.autocast(..., torch.bfloat16)`` products are taken in bfloat16
+        (:mod:`idarts_nni.matmul`), everything else in fp32.
+    backend
+        A key of :data:`BACKENDS`, or ``auto``.
+
+    Returns
+    -------
+    Hidden states of all steps, shape ``(T, B, H)``. The fused backends allow one backward pass.
+
+    Raises
+    ------
+    ValueError
+        If the backend is unknown or cannot run this cell, or if a batch of one row is to be normalised in training.
+    """
+    name = _chosen(backend, inputs, space.active_operations, [input_mask, hidden_mask], norm)
+    found = BACKENDS[name]
+    if found.passes is None:
+        return cell.unroll_mixed(
+            inputs,
+            hidden,
+            input_weight,
+            node_weights,
+            probabilities,
+            space,
+            input_mask=input_mask,
+            hidden_mask=hidden_mask,
+            norm=norm,
+        )
+    if norm is not None and norm.training and len(hidden) < 2:
+        raise ValueError("Batch normalisation in training needs two rows or more; this batch has one.")
+    links = mixed_links(space)
+    coefficients = mixed_coefficients(links, probabilities, space)
+    setting = Setting(links, found.passes, products_for(inputs), norm)
+    return fused_unroll(setting, inputs, hidden, input_weight, node_weights, coefficients, input_mask, hidden_mask)
+
+
+def unroll_fixed(
+    inputs: Tensor,
+    hidden: Tensor,
+    input_weight: Tensor,
+    node_weights: Tensor,
+    architecture: Architecture,
+    space: CellSpace,
+    *,
+    input_mask: Tensor | None = None,
+    hidden_mask: Tensor | None = None,
+    backend: str = AUTO,
+) -> Tensor:
+    """Run a derived cell: :func:`idarts_nni.cell.unroll_fixed`, faster.
+
+    Parameters
+    ----------
+    inputs, hidden, input_weight, node_weights, architecture, space, input_mask, hidden_mask
+        As there.
+    backend
+        As in :func:`unroll_mixed`.
+
+    Returns
+    -------
+    Hidden states of all steps, shape ``(T, B, H)``. The fused backends allow one backward pass.
+
+    Raises
+    ------
+    ValueError
+        If the backend is unknown or cannot run this cell, or if ``combine: weighted`` lacks a weight.
+    """
+    operations = {edge.operation for edges in architecture.nodes for edge in edges}
+    name = _chosen(backend, inputs, operations, [input_mask, hidden_mask], None)
+    found = BACKENDS[name]
+    if found.passes is None:
+        return cell.unroll_fixed(
+            inputs,
+            hidden,
+            input_weight,
+            node_weights,
+            architecture,
+            space,
+            input_mask=input_mask,
+            hidden_mask=hidden_mask,
+        )
+    links = fixed_links(architecture, space)
+    coefficients = fixed_coefficients(links, architecture, space, node_weights)
+    setting = Setting(links, found.passes, products_for(inputs))
+    return fused_unroll(setting, inputs, hidden, input_weight, node_weights, coefficients, input_mask, hidden_mask)
+
+
+def _chosen(
+    backend: str,
+    inputs: Tensor,
+    operations: Iterable[str],
+    masks: Iterable[Tensor | None],
+    norm: nn.BatchNorm1d | None,
+) -> str:
+    if backend != AUTO and backend not in BACKENDS:
+        raise ValueError(f"backend: found {backend!r}; allowed: {', '.join([AUTO, *BACKENDS])}.")
+    general = _obstacle(inputs, operations, masks, norm)
+    reasons = []
+    for name in BACKENDS if backend == AUTO else [backend]:
+        found = BACKENDS[name]
+        reason = "" if found.passes is None else general or found.obstacle(inputs)
+        if not reason:
+            if backend == AUTO:
+                _log_choice(name, "; ".join(reasons) or "the fastest that fits")
+            return name
+        reasons.append(f"not {name}: {reason}")
+    raise ValueError(f"backend {backend!r} cannot run this cell ({general or reasons[0]}); use {AUTO!r}.")
+
+
+def _obstacle(
+    inputs: Tensor, operations: Iterable[str], masks: Iterable[Tensor | None], norm: nn.BatchNorm1d | None
+) -> str:
+    """Return what keeps a fused unroll from being exact; empty if nothing does."""
+    for name in operations:
+        if name not in OPERATIONS:
+            return f"the derivative of {name!r} is not built in"
+    if norm is not None and norm.affine:
+        return "the batch normalisation has weights"
+    if any(mask is not None and mask.requires_grad for mask in masks):
+        return "a mask wants a gradient"
+    if inputs.dtype not in (torch.float32, torch.float64):
+        return f"inputs are {inputs.dtype}"
+    return ""
+
+
+@lru_cache(maxsize=16)  # says each thing once
+def _log_choice(name: str, reason: str) -> None:
+    _logger.info("Cells run on the backend %s (%s): %s.", name, BACKENDS[name].description, reason)
