@@ -258,6 +258,7 @@ def _part(loaders: Any, key: str) -> Any:
         return loaders
     if set(loaders) != {"search", "evaluate"}:
         raise ValueError(
-            f"Validation data given as a dict need the keys 'search' and 'evaluate'; found {', '.join(map(str, loaders))}."
+            "Validation data given as a dict need the keys 'search' and 'evaluate'; "
+            f"found {', '.join(map(str, loaders))}."
         )
     return loaders[key]

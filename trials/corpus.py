@@ -1,4 +1,4 @@
-"""Text for a language model: reading, vocabulary, and segments in the order in which truncated back-propagation needs them.
+"""Text for a language model: reading, vocabulary, and pieces in the order that truncated back-propagation needs.
 
 A corpus is three text files, one sentence a line, words separated by blanks: ``ptb.train.txt``, ``ptb.valid.txt``,
 ``ptb.test.txt`` (the published names), or ``train.txt``, ``valid.txt``, ``test.txt``. Every line ends in ``<eos>``.
@@ -56,7 +56,7 @@ def read_corpus(folder: str) -> Corpus:
 
 
 def build_corpus(texts: dict[str, list[list[str]]]) -> Corpus:
-    """Number the words of three texts, each a list of sentences (lists of words)."""
+    """Make a corpus of three texts, each a list of sentences (lists of words)."""
     numbers: dict[str, int] = {}
     streams: dict[str, list[int]] = {}
     for word in _words(texts["train"]):

@@ -6,7 +6,7 @@ A task is one module in this folder with
 * ``OPTIMIZE_MODE``: ``minimize`` or ``maximize``;
 * ``prepare(job)``: data, model and recipe for one stage, as a :class:`Workload`.
 
-Its Lightning module logs the metric under the name ``validation`` in each validation pass and ``test`` in the test pass.
+Its Lightning module logs the metric under the name ``validation`` in each validation pass and ``test`` in the test.
 """
 
 from __future__ import annotations

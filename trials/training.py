@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import logging
 import math
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +21,7 @@ from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import RawFormatModelSpace
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from idarts_nni.architecture import Architecture
 from idarts_nni.checkpoint import AtomicCheckpointIO, ExactResume, load_plain
@@ -144,10 +147,12 @@ def run_job(task: ModuleType, job: Job, checkpoints: Path, report: EpochReport) 
         fit_kwargs={"ckpt_path": str(last)} if last.is_file() else {},
     )
     if job.stage == "search":
-        architecture = _search(job, workload, evaluator)
+        with _interrupts(trainer):
+            architecture = _search(job, workload, evaluator)
         validation = reporter.history[-1]["validation"] if reporter.history else math.nan
         return _finished(reporter, workload, parameters, validation, architecture=architecture)
-    evaluator.evaluate(workload.model)
+    with _interrupts(trainer):
+        evaluator.evaluate(workload.model)
     if keeper.best_model_score is None:
         raise FloatingPointError(
             f"No epoch of {workload.epochs} gave a finite validation metric. Lower the learning rate; with several "
@@ -155,6 +160,19 @@ def run_job(task: ModuleType, job: Job, checkpoints: Path, report: EpochReport) 
         )
     test = _test(trainer, workload, keeper) if job.stage == "retrain" else None
     return _finished(reporter, workload, parameters, float(keeper.best_model_score), test=test)
+
+
+@contextmanager
+def _interrupts(trainer: Trainer) -> Iterator[None]:
+    """Turn Lightning's exits into one KeyboardInterrupt that carries the signal, so that the caller can leave by it."""
+    try:
+        yield
+    except SIGTERMException:
+        raise KeyboardInterrupt(signal.SIGTERM) from None
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt(signal.SIGINT) from None
+        raise
 
 
 def _search(job: Job, workload: Workload, evaluator: Lightning) -> Architecture | None:

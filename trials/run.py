@@ -1,0 +1,283 @@
+"""The only entry to a trial: ``python -m trials.run TASK``, under NNI or by hand.
+
+Under NNI the job comes from the experiment's manager. By hand it is named on the command line::
+
+    python -m trials.run ptb --stage search --method idarts --space search_spaces/tiny.yaml --data embedded \
+        --output outputs/demo --set epochs=3 --set hidden_size=64
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from idarts_nni.architecture import Architecture
+from idarts_nni.files import write_atomically
+from idarts_nni.parameters import METHODS, STAGES, TrialParameters
+from idarts_nni.space import CellSpace
+from idarts_nni.trial import (
+    device_lease,
+    is_in_experiment,
+    leave_by_signal,
+    output_directory,
+    receive_parameters,
+    report_epoch,
+    report_final,
+    task_directory,
+)
+
+if TYPE_CHECKING:
+    from .task import Job
+    from .training import Outcome
+
+_logger = logging.getLogger(__name__)
+
+EXIT_BAD_INPUT = 2
+PACKAGES = ("idarts-nni", "nni", "torch", "pytorch-lightning")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one trial; return the exit code: 0, or 2 for input that cannot be used."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stdout)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # advertisements and a list of absent devices
+    try:
+        return _run(options)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        _logger.error("%s", error)
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt as interrupt:
+        print("Interrupted; the last finished epoch is kept, and the same command goes on from it.", file=sys.stderr)
+        leave_by_signal(interrupt.args[0] if interrupt.args else signal.SIGINT)
+        raise  # not reached: the signal has ended the process
+
+
+def _run(options: argparse.Namespace) -> int:
+    parameters = receive_parameters() if is_in_experiment() else _parameters_by_hand(options)
+    if options.output:
+        os.environ["NNI_OUTPUT_DIR"] = str(Path(options.output).resolve())
+    # Idle threads of OpenMP that spin wait for each other's cores when trials share a machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with device_lease(options.device, options.slots_per_gpu) as lease:
+        # Only now: torch decides at its import which devices there are.
+        from .training import load_task, run_job
+
+        task = load_task(options.task)
+        job = _job(parameters, options, lease.device)
+        checkpoints = task_directory(parameters.key)
+        _claim(checkpoints, parameters, options)
+        outcome = run_job(task, job, checkpoints, _report_epoch)
+        device = _device_name(lease.device)
+    if not math.isfinite(outcome.validation):
+        raise FloatingPointError(f"{parameters.key} ended with the validation metric {outcome.validation}.")
+    write_atomically(
+        output_directory() / "record.json", json.dumps(_record(options.task, task, parameters, job, outcome, device))
+    )
+    if outcome.architecture is not None:
+        name = f"{parameters.method}, seed {parameters.seed}"
+        outcome.architecture.to_yaml(output_directory() / "architecture.yaml", name=name)
+    report_final(_final_metric(outcome))
+    _logger.info("%s: validation %.4f, test %s", parameters.key, outcome.validation, outcome.test)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trials.run", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("task", help="file of the task in trials/, such as ptb")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--backend", default="auto", help="how cells are computed (default: the fastest that fits)")
+    parser.add_argument("--slots-per-gpu", type=int, default=1, metavar="N", help="trials that may share a GPU")
+    by_hand = parser.add_argument_group("without NNI")
+    by_hand.add_argument("--stage", choices=STAGES, help="what to do")
+    by_hand.add_argument("--method", choices=METHODS, default="idarts")
+    by_hand.add_argument("--seed", type=int, default=1)
+    by_hand.add_argument("--space", help="search space, a YAML file")
+    by_hand.add_argument("--architecture", help="cell to retrain, a YAML or JSON file")
+    by_hand.add_argument("--data", default="", help="folder of the corpus, or embedded (default: $IDARTS_DATA)")
+    by_hand.add_argument("--output", help="folder for the record, the cell and the checkpoints")
+    by_hand.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the task; repeatable"
+    )
+    return parser
+
+
+def _parameters_by_hand(options: argparse.Namespace) -> TrialParameters:
+    """Make of the command line what the manager would have sent."""
+    if options.stage is None:
+        raise ValueError(f"Outside an experiment name the stage: --stage {'|'.join(STAGES)}.")
+    cell = None
+    if options.stage == "search":
+        if options.method not in ("idarts", "darts"):
+            raise ValueError(f"--method {options.method} has no search; searches: idarts, darts.")
+    elif options.method != "lstm":
+        if not options.architecture and options.method != "random":
+            raise ValueError("Name the cell to retrain: --architecture FILE.")
+        if options.architecture:
+            cell = Architecture.from_yaml(options.architecture)
+    space = CellSpace.from_yaml(options.space) if options.space else None
+    if space is None and options.method != "lstm":
+        raise ValueError("Name the search space: --space FILE, such as search_spaces/recurrent8.yaml.")
+    if cell is None and options.method == "random" and space is not None:
+        cell = Architecture.random(space, options.seed)
+    key = f"{options.stage}-{options.method}-{f'{cell.fingerprint}-r' if cell else 's'}{options.seed}"
+    return TrialParameters(
+        key=key,
+        stage=options.stage,
+        method=options.method,
+        seed=options.seed,
+        cell=cell.fingerprint if cell else "-",
+        architecture=cell.to_json() if cell else "",
+        space=json.dumps(space.to_dict()) if space else "{}",
+        settings=json.dumps(_settings_by_hand(options.set)),
+        data=options.data,
+    )
+
+
+def _settings_by_hand(assignments: list[str]) -> dict[str, Any]:
+    settings = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"--set {assignment}: expected NAME=VALUE, such as --set epochs=3.")
+        settings[name] = yaml.safe_load(value)
+    return settings
+
+
+def _job(parameters: TrialParameters, options: argparse.Namespace, device: str) -> Job:
+    from .task import Job
+
+    space = json.loads(parameters.space)
+    has_cell_space = parameters.method != "lstm" and "model" not in space
+    return Job(
+        stage=parameters.stage,
+        method=parameters.method,
+        seed=parameters.seed,
+        space=CellSpace.from_dict(space, origin="parameter space") if has_cell_space else None,
+        architecture=Architecture.from_json(parameters.architecture) if parameters.architecture else None,
+        overrides=json.loads(parameters.settings),
+        data=parameters.data or os.environ.get("IDARTS_DATA", ""),
+        device=device,
+        precision=options.precision,
+        backend=options.backend,
+    )
+
+
+def _claim(folder: Path, parameters: TrialParameters, options: argparse.Namespace) -> None:
+    """Write down whose checkpoints these are, and refuse to go on from those of another job."""
+    mine = {**parameters.to_dict(), "task": options.task, "precision": options.precision}
+    del mine["attempt"]
+    path = folder / "job.json"
+    if not path.is_file():
+        write_atomically(path, json.dumps(mine))
+        return
+    theirs = json.loads(path.read_text(encoding="utf-8"))
+    different = [name for name in mine if mine[name] != theirs.get(name)]
+    if different:
+        raise ValueError(
+            f"{folder} holds the checkpoints of another job: {different[0]} is {mine[different[0]]!r} here and "
+            f"{theirs.get(different[0])!r} there. Name another --output, or delete that folder."
+        )
+
+
+def _report_epoch(metrics: dict[str, float]) -> None:
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    if "default" in finite:
+        report_epoch(finite, epoch=int(metrics["epoch"]))
+    else:
+        _logger.warning("Epoch %d has no finite validation metric.", int(metrics["epoch"]))
+
+
+def _final_metric(outcome: Outcome) -> dict[str, float | str]:
+    metric: dict[str, float | str] = {
+        "default": outcome.validation,
+        "validation": outcome.validation,
+        "parameters": outcome.parameters,
+        "epochs": outcome.epochs,
+        "seconds": outcome.seconds,
+    }
+    if outcome.test is not None:
+        metric["test"] = outcome.test
+    if outcome.architecture is not None:
+        metric["architecture"] = outcome.architecture.to_json()
+    return metric
+
+
+def _record(
+    name: str, task: ModuleType, parameters: TrialParameters, job: Job, outcome: Outcome, device: str
+) -> dict[str, Any]:
+    cell = outcome.architecture or job.architecture
+    return {
+        "experiment": os.environ.get("NNI_EXP_ID", "-"),
+        "task": name,
+        "method": parameters.method,
+        "n": str(job.space.edges_per_node) if job.space else "-",
+        "combine": job.space.combine if job.space else "-",
+        "seed": parameters.seed,
+        "validation": outcome.validation,
+        "test": outcome.test,
+        "parameters": outcome.parameters,
+        "epochs": outcome.epochs,
+        "seconds": outcome.seconds,
+        "device": device,
+        "precision": job.precision,
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+        "key": parameters.key,
+        "stage": parameters.stage,
+        "cell": cell.fingerprint if cell else "-",
+        "architecture": cell.to_dict() if cell else None,
+        "metric": task.METRIC,
+        "settings": dataclasses.asdict(outcome.settings),
+        "history": outcome.history,
+        "versions": {package: _version(package) for package in PACKAGES} | {"python": platform.python_version()},
+    }
+
+
+def _commit() -> str:
+    """Return the commit of this code; under NNI, which copies the code without its history, as it was handed on."""
+    handed_on = os.environ.get("IDARTS_COMMIT")
+    if handed_on:
+        return handed_on
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=8", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "-"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "-"
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    if device == "cuda":
+        return str(torch.cuda.get_device_name(0))
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
