@@ -208,7 +208,7 @@ def _draw(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from .report import merge_results, update_readme
+    from .results import merge_results, update_readme
 
     if options.update_readme:
         stale = update_readme(options.readme, options.results_folder, check=options.check)

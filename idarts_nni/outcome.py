@@ -77,22 +77,28 @@ def collect_records(snapshot: Snapshot, *, experiment: str, task: str) -> list[R
 
     A task that has no result is there as well, with its reason under ``failure``.
     """
-    records = []
+    records: list[Record] = []
+    gaps: list[Record] = []
+    # A task that never ran is told by its key alone; the space is the same for all.
+    space = next((trial.parameters["space"] for trial in snapshot.trials if "space" in trial.parameters), "")
     for key, state in snapshot.task_states().items():
         tried = [trial for trial in snapshot.trials if trial.key == key]
         good = [trial for trial in tried if trial.status == "SUCCEEDED" and trial.metric is not None]
-        for trial in good[-1:]:
-            found = [trial.folder / place for place in _PLACES if (trial.folder / place).is_file()]
-            if found:
-                records.append(read_record(found[0]))
-            else:
-                reason = f"the trial succeeded, but left no {RECORD_FILE} in {trial.folder}"
-                records.append(failed_record(trial.parameters, experiment=experiment, task=task, reason=reason))
-        if not good:
-            reason = _reason(key, state, snapshot, tried)
-            parameters = dict(tried[-1].parameters) if tried else _parameters_of(key)
-            records.append(failed_record({**parameters, "key": key}, experiment=experiment, task=task, reason=reason))
-    return sort_records(records)
+        found = [trial.folder / place for trial in good[-1:] for place in _PLACES]
+        found = [path for path in found if path.is_file()]
+        if found:
+            records.append(read_record(found[0]))
+            continue
+        parameters = tried[-1].parameters if tried else {**_parameters_of(key), "key": key, "space": space}
+        reason = _reason(key, state, snapshot, tried)
+        if good:
+            state, reason = "failed", f"the trial succeeded, but left no {RECORD_FILE} in {good[-1].folder}"
+        gaps.append(failed_record(parameters, state=state, reason=reason))
+    for gap in gaps:
+        gap.update(experiment=experiment, task=task)
+        if records:
+            gap.update({name: records[0][name] for name in ("experiment", "task")})
+    return sort_records([*records, *gaps])
 
 
 def describe_failures(snapshot: Snapshot, records: Sequence[Record], logs: Path) -> list[str]:
@@ -122,7 +128,7 @@ def last_words(folder: Path) -> str:
     return f"its folder: {folder}"
 
 
-def results_markdown(records: Sequence[Record]) -> str:
+def experiment_markdown(records: Sequence[Record]) -> str:
     """Return the tables of an experiment: searches, retrained cells, and the summary by method."""
     parts = []
     for stage, heading in (("search", "Searches"), ("select", "Short retrainings"), ("retrain", "Results")):
@@ -145,7 +151,7 @@ def write_outputs(folder: Path, records: Sequence[Record]) -> Outputs:
     The tables and the paths of ``records.csv``, ``table.md`` and the pictures, a PNG and an SVG for each kept cell;
     beside them lies the cell itself as YAML.
     """
-    tables = results_markdown(records)
+    tables = experiment_markdown(records)
     csv, markdown = folder / "records.csv", folder / "table.md"
     write_atomically(csv, trial_table(records).to_csv(index=False, lineterminator="\n"))
     write_atomically(markdown, tables)

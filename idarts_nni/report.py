@@ -1,4 +1,4 @@
-"""From the records of trials to tables: by trial, by method, as Markdown and CSV, and into the README.
+"""From the records of trials to tables: by trial and by method.
 
 Every trial writes one ``record.json``. A task that ended without a number keeps its row, with the numbers left empty:
 a table never looks better than the experiment was.
@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from .architecture import Architecture
-from .files import MAX_BYTES, write_atomically
+from .files import MAX_BYTES
 from .parameters import METHODS, STAGES
 from .space import CellSpace
 
@@ -29,11 +29,9 @@ COLUMNS = (
 NOTHING = "–"
 """What a table shows where there is no number."""
 
+_STATES = {"todo": "not run", "busy": "unfinished"}
 RECORD_FILE = "record.json"
 _FOLDERS = ("", "*/", "environments/*/trials/*/", "environments/*/trials/*/output/")
-_OPEN = re.compile(r"^<!-- results:(?P<name>[\w.-]+) -->[ \t]*$", re.MULTILINE)
-_CLOSE = "<!-- /results -->"
-
 Record = dict[str, Any]
 
 
@@ -75,14 +73,24 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     return record
 
 
-def failed_record(parameters: Mapping[str, Any], *, experiment: str, task: str, reason: str) -> Record:
-    """Stand in for the record of a task that left none, so that the table shows the gap and its reason."""
+def failed_record(parameters: Mapping[str, Any], *, state: str, reason: str) -> Record:
+    """Stand in for the record of a task that left none, so that a table shows the gap and its reason.
+
+    Parameters
+    ----------
+    parameters
+        The trial's, as far as they are known.
+    state
+        ``failed``, or how far the task got: ``todo``, ``busy``.
+    reason
+        Stands under the key ``failure``.
+    """
     n, combine = "-", "-"
-    if parameters.get("method") != "lstm" and parameters.get("space"):
-        space = CellSpace.from_dict(json.loads(str(parameters["space"])), origin="parameters of the failed trial")
-        n, combine = str(space.edges_per_node), space.combine
-    record: Record = dict.fromkeys(COLUMNS)
-    record.update(experiment=experiment, task=task, n=n, combine=combine, failure=reason)
+    space = json.loads(parameters.get("space") or "{}")
+    if parameters.get("method") != "lstm" and "num_nodes" in space:
+        checked = CellSpace.from_dict(space, origin="parameters of the failed trial")
+        n, combine = str(checked.edges_per_node), checked.combine
+    record: Record = {**dict.fromkeys(COLUMNS), "n": n, "combine": combine, "state": state, "failure": reason}
     record.update({key: parameters.get(key) for key in ("method", "seed", "key", "stage", "cell")})
     return record
 
@@ -171,7 +179,7 @@ def trials_markdown(records: Sequence[Record], metric: str = "") -> str:
                 _word(record["n"]),
                 _word(record["seed"]),
                 _word(_found_cell(record)),
-                "failed" if failure else _number(record["validation"], 2),
+                _STATES.get(record["state"], "failed") if failure else _number(record["validation"], 2),
                 _number(record["test"], 2),
                 _number(record["parameters"], 0),
                 _number(record["epochs"], 0),
@@ -193,98 +201,6 @@ def summary_markdown(summary: pd.DataFrame) -> str:
         cells += [_number(row[name], 0) for name in ("parameters", "epochs", "seconds")]
         rows.append([_word(row["task"]), *cells] if several_tasks else cells)
     return to_markdown(["task", *header] if several_tasks else header, rows)
-
-
-def read_results(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read a results file; every value stays the text that stands there, an empty field stays empty.
-
-    Raises
-    ------
-    ValueError
-        If its columns are not exactly :data:`COLUMNS`.
-    """
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if tuple(table.columns) != COLUMNS:
-        raise ValueError(f"{path}: columns {', '.join(map(str, table.columns))}; expected {', '.join(COLUMNS)}.")
-    return table
-
-
-def merge_results(path: str | os.PathLike[str], records: Sequence[Record], *, replace: bool = False) -> int:
-    """Put the retrained results among ``records`` into a results file.
-
-    A row that stands there already is not added twice; with ``replace`` the old rows go.
-
-    Returns
-    -------
-    How many rows the file has now.
-    """
-    path = Path(path)
-    rows = [{name: _csv_value(record[name]) for name in COLUMNS} for record in records if record["stage"] == "retrain"]
-    table = pd.DataFrame(rows, columns=list(COLUMNS), dtype=str)
-    if path.exists() and not replace:
-        # Only whole rows that are equal are one: two cells of a method may share seed and settings.
-        old = read_results(path)
-        known = set(old.itertuples(index=False, name=None))
-        fresh = [row not in known for row in table.itertuples(index=False, name=None)]
-        table = pd.concat([old, table[fresh]], ignore_index=True)
-    write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
-    return len(table)
-
-
-def results_markdown(path: str | os.PathLike[str]) -> str:
-    """Return a results file as the README shows it: the table by method, then when, where and from which commit."""
-    table = read_results(path)
-    if table.empty:
-        raise ValueError(f"{path}: there is no row in it.")
-    facts = []
-    for name in ("date", "device", "precision", "commit"):
-        known = sorted({value[:10] if name == "date" else value for value in table[name] if value})
-        facts.append(f"{name} {', '.join(known) or 'unknown'}")
-    note = f"Mean ± sample standard deviation over runs; {'; '.join(facts)}; rows in `{Path(path).name}`."
-    return f"{summary_markdown(summary_table(table))}\n{note}\n"
-
-
-def update_readme(readme: str | os.PathLike[str], results: str | os.PathLike[str], *, check: bool = False) -> list[str]:
-    """Make the tables of a README anew from the results files.
-
-    A table stands between ``<!-- results:NAME -->`` and ``<!-- /results -->``, each on its own line, and is made from
-    ``NAME.csv``.
-
-    Parameters
-    ----------
-    readme
-        The Markdown file.
-    results
-        The folder of the results files.
-    check
-        Only tell what would change, and write nothing.
-
-    Returns
-    -------
-    Names of the tables that were not up to date.
-
-    Raises
-    ------
-    ValueError
-        If a marker is not closed, or there is no results file of that name.
-    """
-    readme, text = Path(readme), Path(readme).read_text(encoding="utf-8")
-    pieces, stale, position = [], [], 0
-    for opening in _OPEN.finditer(text):
-        name, end = opening["name"], text.find(_CLOSE, opening.end())
-        if end < 0 or _OPEN.search(text, opening.end(), end):
-            raise ValueError(f"{readme}: <!-- results:{name} --> is not closed by a line {_CLOSE}.")
-        source = Path(results) / f"{name}.csv"
-        if not source.is_file():
-            raise ValueError(f"{readme}: the table {name!r} is made from {source}, and there is no such file.")
-        body = f"\n\n{results_markdown(source)}\n"
-        if text[opening.end() : end] != body:
-            stale.append(name)
-        pieces += [text[position : opening.end()], body]
-        position = end
-    if stale and not check:
-        write_atomically(readme, "".join([*pieces, text[position:]]))
-    return stale
 
 
 def _found_cell(record: Record) -> object:
@@ -310,9 +226,3 @@ def _number(value: Any, digits: int) -> str:
 
 def _with_spread(mean: Any, spread: Any) -> str:
     return _number(mean, 2) if pd.isna(spread) else f"{_number(mean, 2)} ± {_number(spread, 2)}"
-
-
-def _csv_value(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
