@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -65,6 +66,11 @@ def word_vocabulary(corpora: Iterable[Corpus], least: int = 1) -> Vocabulary:
     return Vocabulary(Counter(normalised(word) for corpus in corpora for word in _words(corpus)), least)
 
 
+def form_vocabulary(corpora: Iterable[Corpus]) -> Vocabulary:
+    """Count the words of some corpora as they are spelt, under which vectors that are not trained are kept."""
+    return Vocabulary(Counter(word for corpus in corpora for word in _words(corpus)))
+
+
 def character_vocabulary(corpora: Iterable[Corpus], least: int = 1) -> Vocabulary:
     """Count the characters of some corpora, upper and lower case apart."""
     return Vocabulary(Counter(character for corpus in corpora for word in _words(corpus) for character in word), least)
@@ -76,12 +82,14 @@ class Example:
 
     words: Tensor
     """Shape ``(T,)``."""
+    forms: Tensor
+    """The words as they are spelt, shape ``(T,)``."""
     characters: Tensor
     """Shape ``(T, W)``: each word padded to the sentence's longest."""
     tags: Tensor
     """Shape ``(T,)``."""
-    features: Tensor | None = None
-    """Frozen features of the words, shape ``(T, F)``."""
+    features: tuple[Tensor, ...] = ()
+    """Frozen features of the words, one tensor for each model, shape ``(T, F)``; kept apart, since they are views."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,8 @@ class Batch:
 
     words: Tensor
     """Shape ``(T, B)``; 0 at padding, as in the others."""
+    forms: Tensor
+    """Shape ``(T, B)``."""
     characters: Tensor
     """Shape ``(T, B, W)``."""
     tags: Tensor
@@ -113,9 +123,10 @@ class Batch:
 def encode(
     corpus: Corpus,
     words: Vocabulary,
+    forms: Vocabulary,
     characters: Vocabulary,
     tags: Sequence[str],
-    features: Sequence[Tensor] | None = None,
+    features: Sequence[Sequence[Tensor]] = (),
     longest_word: int = 30,
 ) -> list[Example]:
     """Turn a corpus, in the scheme of ``tags``, into numbers.
@@ -124,12 +135,12 @@ def encode(
     ----------
     corpus
         What to encode; its entity types must be known (:meth:`~trials.tagging.Corpus.check_types`).
-    words, characters
+    words, forms, characters
         The vocabularies.
     tags
         All tags; their numbers are their positions.
     features
-        Frozen features of each sentence, shape ``(T, F)`` each.
+        For each frozen model the features of each sentence, shape ``(T, F)``.
     longest_word
         Characters beyond the first half and the last half of this many are left out.
     """
@@ -142,9 +153,10 @@ def encode(
         examples.append(
             Example(
                 torch.tensor([words.number(normalised(word)) for word in sentence.words]),
+                torch.tensor([forms.number(word) for word in sentence.words]),
                 pad_sequence(spelled, batch_first=True),
                 torch.tensor([numbers[tag] for tag in sentence.tags]),
-                None if features is None else features[index],
+                tuple(of_model[index] for of_model in features),
             )
         )
     return examples
@@ -156,9 +168,10 @@ def collate(examples: Sequence[Example]) -> Batch:
     spelled = [
         torch.nn.functional.pad(example.characters, (0, widest - example.characters.shape[1])) for example in examples
     ]
-    features = [example.features for example in examples if example.features is not None]
+    features = [torch.cat(example.features, dim=1) for example in examples if example.features]
     return Batch(
         pad_sequence([example.words for example in examples]),
+        pad_sequence([example.forms for example in examples]),
         pad_sequence(spelled),
         pad_sequence([example.tags for example in examples]),
         pad_sequence([torch.ones_like(example.words, dtype=torch.bool) for example in examples]),
@@ -166,50 +179,78 @@ def collate(examples: Sequence[Example]) -> Batch:
     )
 
 
-class SimilarLengthBatches:
-    """Batches of sentences of similar length, drawn anew on every pass.
+class Batches:
+    """Passes over sentences, in batches of similar length, so that little is padded.
 
-    Each pass shuffles the sentences, sorts them by length (so neighbours are random among equals), cuts the row into
-    batches and shuffles those. So little is padded, and the draw depends on nothing but the seed and the pass.
+    A pass shuffles the sentences, sorts them by length (neighbours are random among equals), cuts the row into batches
+    and shuffles those. What a pass draws depends on the seed and on its number alone, so that a resumed run meets the
+    same batches.
 
     Parameters
     ----------
-    lengths
-        Number of words of each sentence.
+    examples
+        The sentences.
     batch_size
-        Sentences in a batch; the last may have fewer.
+        Sentences in a batch at most.
     seed
-        Of the draw; None draws nothing and always gives the same batches, for evaluation.
+        Seed of the draw; None draws nothing and gives the same batches in every pass, for evaluation.
+    one_length
+        Put only sentences of one length in a batch, two or more of them, so that nothing is padded: the batch
+        normalisation of the search network would mix padding into its statistics. A sentence whose length no other has
+        is left out.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int | None = None) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size: found {batch_size}; allowed: 1 or more.")
-        self.lengths = list(lengths)
+    def __init__(
+        self, examples: Sequence[Example], batch_size: int, seed: int | None = None, one_length: bool = False
+    ) -> None:
+        if batch_size < 1 + one_length:
+            raise ValueError(f"batch_size: found {batch_size}; allowed: {1 + one_length} or more.")
+        self.examples = examples
         self.batch_size = batch_size
         self.seed = seed
-        self.epoch = 0
-        """The pass that the next iteration draws; it advances by itself, and may be set to resume."""
+        self.one_length = one_length
+        self._passes = 0
+        self._size = len(self.drawn(0))
 
-    def __iter__(self) -> Iterator[list[int]]:
-        batches = self.drawn(self.epoch)
-        self.epoch += 1
-        return iter(batches)
+    def state_dict(self) -> dict[str, int]:
+        """Return how many passes were begun."""
+        return {"passes": self._passes}
 
-    def drawn(self, epoch: int) -> list[list[int]]:
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on with the pass that follows the ones begun."""
+        self._passes = int(state["passes"])
+
+    def __iter__(self) -> Iterator[Batch]:
+        number, self._passes = self._passes, self._passes + 1
+        for positions in self.drawn(number):
+            yield collate([self.examples[position] for position in positions])
+
+    def __len__(self) -> int:
+        return self._size
+
+    def drawn(self, number: int) -> list[list[int]]:
         """Return the batches of a pass, counted from 0, as positions of sentences."""
-        order = list(range(len(self.lengths)))
-        generator = random.Random(f"{self.seed} {epoch}")
+        generator = random.Random(f"{self.seed} {number}")
+        order = list(range(len(self.examples)))
         if self.seed is not None:
             generator.shuffle(order)
-        order.sort(key=self.lengths.__getitem__)
-        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        order.sort(key=lambda position: len(self.examples[position].words))
+        batches = [batch for row in self._rows(order) for batch in self._cut(row)]
         if self.seed is not None:
             generator.shuffle(batches)
         return batches
 
-    def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+    def _rows(self, order: list[int]) -> list[list[int]]:
+        if not self.one_length:
+            return [order]
+        groups = groupby(order, key=lambda position: len(self.examples[position].words))
+        return [row for row in (list(group) for _, group in groups) if len(row) > 1]
+
+    def _cut(self, row: list[int]) -> list[list[int]]:
+        count = -(-len(row) // self.batch_size)
+        # Sizes that differ by one at most: no batch is left with a single sentence of its length.
+        borders = [len(row) * index // count for index in range(count + 1)]
+        return [row[start:stop] for start, stop in pairwise(borders)]
 
 
 def _words(corpus: Corpus) -> Iterator[str]:

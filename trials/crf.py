@@ -145,7 +145,7 @@ def _is_excluded(before: str, after: str, scheme: str | None) -> bool:
 
 
 def _precise(emissions: Tensor) -> Tensor:
-    """Sums over a sentence lose too much in half precision."""
+    """Return at least single precision: sums over a sentence lose too much in half."""
     return emissions if emissions.dtype == torch.float64 else emissions.float()
 
 

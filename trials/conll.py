@@ -1,0 +1,170 @@
+"""Named entity recognition on CoNLL column files: the recipes of search and retraining.
+
+The weights are trained on the training set and, in a search, the architecture on the development set, both by the
+negative log-likelihood of the conditional random field. See README.md for the sources and the deviations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from nni.nas.evaluator.pytorch import LightningModule
+from torch import Tensor
+
+from .batching import Batch, Batches
+from .conll_data import SPLITS, tagger_data
+from .conll_settings import RETRAIN, SEARCH, Settings
+from .spans import SpanScores, span_scores
+from .tagger import Tagger
+from .task import Job, Workload, resolve_settings
+
+_logger = logging.getLogger(__name__)
+
+METRIC = "F1"
+OPTIMIZE_MODE = "maximize"
+
+
+def prepare(job: Job) -> Workload:
+    """Make data, model and recipe for one stage; what :mod:`trials.run` calls."""
+    searching = job.stage == "search"
+    defaults = SEARCH if searching else RETRAIN
+    if searching and job.space is not None and job.space.profile == "authors-code":
+        defaults = dataclasses.replace(defaults, epochs=50, batch_size=128)
+    settings = resolve_settings(defaults, job.overrides)
+    # Only a retraining reads the test file, and only after training does its model see it.
+    splits = SPLITS if job.stage == "retrain" else SPLITS[:2]
+    data = tagger_data(job.data, settings, splits, job.device)
+    model = Tagger(
+        data.inputs,
+        data.tags,
+        settings.scheme if settings.constrained else None,
+        None if job.method == "lstm" else job.space,
+        job.architecture,
+        settings.hidden_size,
+        dropout=settings.dropout,
+        word_dropout=settings.word_dropout,
+        backend=job.backend,
+    )
+    examples = data.examples
+    evaluate = Batches(examples["dev"], settings.evaluation_batch_size)
+    workload = Workload(
+        model=model,
+        module=TaggerRecipe(settings),
+        train=Batches(examples["train"], settings.batch_size, job.seed, one_length=searching),
+        validation=evaluate,
+        settings=settings,
+        epochs=settings.epochs,
+        gradient_clip=settings.gradient_clip,
+    )
+    if searching:
+        stream = Batches(examples["dev"], settings.batch_size, job.seed, one_length=True)
+        workload.validation = {"search": stream, "evaluate": evaluate}
+        workload.strategy = {
+            "arc_learning_rate": settings.arc_learning_rate,
+            "arc_weight_decay": settings.arc_weight_decay,
+        }
+    elif "test" in examples:
+        workload.test = Batches(examples["test"], settings.evaluation_batch_size)
+    return workload
+
+
+class TaggerRecipe(LightningModule):
+    """SGD with a learning rate that falls when the dev score stalls, and entity F1 by span.
+
+    The paper lowers the learning rate by the test error; this looks at the dev score, or at the training loss where the
+    dev set is trained on.
+
+    Parameters
+    ----------
+    settings
+        Learning rate, its schedule, and weight decay.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self._losses: list[Tensor] = []
+        self._true: list[list[str]] = []
+        self._predicted: list[list[str]] = []
+        self._best = -float("inf")
+        self._stalled = 0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return plain SGD."""
+        settings = self.settings
+        return torch.optim.SGD(self.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss, in nats a sentence."""
+        loss = self.model.loss(batch)
+        self._losses.append(loss.detach())
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Tag a batch."""
+        self._true += self.model.tag_names(batch.tags, batch)
+        self._predicted += self.model.decode(batch)
+
+    test_step = validation_step
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the tags of an earlier pass."""
+        self._true, self._predicted = [], []
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the F1 of the pass and of each type, and lower the learning rate if it is time."""
+        scores = span_scores(self._true, self._predicted)
+        self.log("validation", scores.f1)
+        for name, value in _by_type(scores):
+            self.log(name, value)
+        if self._losses:
+            loss = torch.stack(self._losses).mean().item()
+            self._losses.clear()
+            self.log("train", loss)
+            self._anneal(scores.f1 if self.settings.train_on == "train" else -loss)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the F1 of the test pass and of each type."""
+        scores = span_scores(self._true, self._predicted)
+        self.log("test", scores.f1)
+        for name, value in _by_type(scores):
+            self.log(f"test {name}", value)
+        _logger.info("Test set, trained on %s:\n%s", self.settings.train_on, scores)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how long the score has stalled; the learning rate is in the optimiser's state."""
+        checkpoint["annealing"] = {"best": self._best, "stalled": self._stalled}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the count up again."""
+        self._best = checkpoint["annealing"]["best"]
+        self._stalled = checkpoint["annealing"]["stalled"]
+
+    def _anneal(self, score: float) -> None:
+        settings = self.settings
+        if not settings.anneal_patience:
+            return
+        # An F1 of 0 is no stall: the tagger has not begun to name anything.
+        self._stalled = 0 if score > self._best or score == 0.0 else self._stalled + 1
+        self._best = max(self._best, score)
+        if self._stalled >= settings.anneal_patience:
+            self._stalled = 0
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] *= settings.anneal_factor
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log("learning_rate", rate)
+        if rate < settings.least_learning_rate:
+            self.trainer.should_stop = True
+
+
+def _by_type(scores: SpanScores) -> Iterator[tuple[str, float]]:
+    for kind, score in [("all", scores.overall), *scores.by_type.items()]:
+        yield f"{kind} precision", score.precision
+        yield f"{kind} recall", score.recall
+        yield f"{kind} f1", score.f1
