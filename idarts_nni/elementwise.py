@@ -114,6 +114,7 @@ class TorchPasses:
         self._functions = [OPERATIONS[name] for name in links.operations]
 
     def spread(self, stage: int, state: Tensor, product: Tensor, totals: Tensor) -> None:
+        """Run :meth:`Passes.spread`."""
         links = self._links.stages[stage]
         gate, update = _split(product, links)
         rows = self._coefficients[self._rows[stage]]  # (links, K)
@@ -128,6 +129,7 @@ class TorchPasses:
     def spread_backward(
         self, stage: int, state: Tensor, product: Tensor, grad_totals: Tensor, grad_state: Tensor
     ) -> None:
+        """Run :meth:`Passes.spread_backward`."""
         links = self._links.stages[stage]
         gate, update = _split(product, links)
         rows = self._coefficients[self._rows[stage]]
@@ -162,6 +164,7 @@ class TorchPasses:
     def settle(
         self, total: Tensor, state: Tensor, masked: Tensor | None, mean: Tensor, variance: Tensor, output: Tensor | None
     ) -> None:
+        """Run :meth:`Passes.settle`."""
         norm = self._norm
         if norm.batch:
             torch.mean(total, 0, out=mean)
@@ -186,6 +189,7 @@ class TorchPasses:
         variance: Tensor,
         grad_total: Tensor,
     ) -> None:
+        """Run :meth:`Passes.settle_backward`."""
         norm = self._norm
         grad = grad_state
         if grad_masked is not None:
@@ -200,6 +204,7 @@ class TorchPasses:
         grad_total.copy_(grad)
 
     def finish_coefficients(self) -> Tensor:
+        """Return the gradient of the coefficients, summed over all :meth:`spread_backward`."""
         assert self._grad is not None
         return self._grad
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .elementwise import Normalisation, Passes
-from .matmul import Products
 from .links import Links
+from .matmul import Products
 from .workspace import Workspace
 
 PassesFactory = Callable[[Links, Tensor, "Tensor | None", Normalisation, bool], Passes]
@@ -68,7 +68,7 @@ class _FusedUnroll(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         run: _Run | None = ctx.run
         if run is None:
@@ -129,7 +129,7 @@ class _Run:
         kept = self.steps if self._keep else 1
         widths = [layout.width(stage, size) for stage in range(len(layout.stages))]
         depths = [self.steps] + [kept] * (len(widths) - 1)  # x W_x of all steps is made before the loop
-        shapes = [(depth, batch, width) for depth, width in zip(depths, widths, strict=True)]
+        shapes: list[tuple[int, ...]] = [(depth, batch, width) for depth, width in zip(depths, widths, strict=True)]
         self._product = self._workspace.take(shapes, self.mm.product_dtype(like.dtype), like.device)
         count = len(layout.stages) - 1
         shapes = [(count, kept, batch, size), (count + 1, batch, size), (batch, size)]
@@ -187,8 +187,8 @@ class _Run:
         grads: list[Tensor | None] = [None] * 5
         first = self._product[0].view(self.steps * self.batch, -1)
         if needs[0]:
-            grads[0] = self.mm.transposed(first, self._input_weight).view(self._inputs.shape)
-            grads[0] = grads[0] if self._input_mask is None else grads[0] * self._input_mask
+            grad = self.mm.transposed(first, self._input_weight).view(self._inputs.shape)
+            grads[0] = grad if self._input_mask is None else grad.mul_(self._input_mask)
         if needs[1]:
             grads[1] = grad_hidden
         if needs[2]:

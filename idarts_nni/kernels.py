@@ -19,8 +19,8 @@ from . import cell, native
 from .architecture import Architecture
 from .elementwise import OPERATIONS, TorchPasses
 from .fused import PassesFactory, Setting, fused_unroll
-from .matmul import products_for
 from .links import fixed_coefficients, fixed_links, mixed_coefficients, mixed_links
+from .matmul import products_for
 from .space import CellSpace
 
 _logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ def _chosen(
     if backend != AUTO and backend not in BACKENDS:
         raise ValueError(f"backend: found {backend!r}; allowed: {', '.join([AUTO, *BACKENDS])}.")
     general = _obstacle(inputs, operations, masks, norm)
-    reasons = []
+    reasons: list[str] = []
     for name in BACKENDS if backend == AUTO else [backend]:
         found = BACKENDS[name]
         reason = "" if found.passes is None else general or found.obstacle(inputs)

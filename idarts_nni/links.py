@@ -46,7 +46,7 @@ class Stage:
 
     links: tuple[Link, ...]
     matrices: tuple[int, ...]
-    """Rows of ``node_weights`` that the state is multiplied with, one for each slot; empty for stage 0, which has W_0."""
+    """Rows of ``node_weights`` that the state is multiplied with, one for each slot; none for stage 0: it has W_0."""
     gated: bool
     """Whether a slot holds the gate's argument in front of the operation's."""
 

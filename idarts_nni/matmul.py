@@ -47,6 +47,13 @@ class Products:
         """Return ``left.T @ right``: a product over all steps and rows of the batch."""
         return self._wide(self.operand(left).t() @ self.operand(right))
 
+    def add_weight_gradient(self, grad: Tensor, left: Tensor, right: Tensor) -> None:
+        """Add ``left.T @ right`` to ``grad``, in the type of ``grad``."""
+        if self.precision == "bf16":
+            grad += self._wide(self.operand(left).t() @ self.operand(right))
+        else:
+            grad.addmm_(self.operand(left).t(), self.operand(right))
+
     def _wide(self, tensor: Tensor) -> Tensor:
         return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 

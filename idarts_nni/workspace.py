@@ -26,7 +26,7 @@ class Workspace:
         sizes = [-(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT for shape in shapes]
         block = _take(sum(sizes), device)
         self._held.append(block)
-        parts = block[: sum(sizes)].split(sizes)
+        parts = torch.split(block[: sum(sizes)], sizes)
         return [
             part[: math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
             for part, shape in zip(parts, shapes, strict=True)
