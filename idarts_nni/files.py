@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,22 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 def parse_yaml(text: str, origin: str) -> dict[str, Any]:
     """Parse YAML (or JSON) text that holds one mapping; ``origin`` names it in errors."""
     try:
-        data = yaml.safe_load(text)
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        # JSON comes first, as in NNI: in YAML 1.1 the number 1e-06 is a word.
+        data = _load_yaml(text, origin)
+    if not isinstance(data, dict):
+        raise ValueError(f"{origin}: expected a mapping of keys to values, found {type(data).__name__}.")
+    return data
+
+
+def _load_yaml(text: str, origin: str) -> Any:
+    try:
+        return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         # ValueError: PyYAML raises it for impossible dates and numbers; RecursionError: for deep nesting.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{origin}: not valid YAML: {reason}") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{origin}: expected a mapping of keys to values, found {type(data).__name__}.")
-    return data
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
