@@ -182,6 +182,7 @@ class PooledFlairFeatures:
         part.context_embeddings.embed(list(sentences))
         for sentence in sentences:
             part.embed(sentence)
+            # flair puts them in the order of their names: a word's own features, then its pool.
             yield torch.stack([token.get_embedding(part.get_names()) for token in sentence])
             # Two models may have one name, and the second would find the first one's features.
             sentence.clear_embeddings()

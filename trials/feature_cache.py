@@ -139,6 +139,8 @@ def _fill(path: Path, rows: int, parts: Iterator[NDArray[Any]], dtype: np.dtype[
     for part in parts:
         if not np.isfinite(part).all():
             raise ValueError(f"The model's features of words {filled:,} and on hold values that are not finite.")
+        if dtype.kind == "f" and np.abs(part).max(initial=0.0) > np.finfo(dtype).max:
+            raise ValueError(f"The model's features of words {filled:,} and on are too large for {dtype}.")
         if table is None:
             shape = (rows, part.shape[1])
             table = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
