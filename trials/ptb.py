@@ -17,7 +17,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 
 from idarts_nni.architecture import Architecture
-from idarts_nni.head import linear_cross_entropy
+from idarts_nni.head import linear_cross_entropy, linear_nll_sum
 from idarts_nni.mutator import MixedRecurrentCell
 from idarts_nni.space import CellSpace
 
@@ -189,12 +189,14 @@ class LanguageModel(ModelSpace):
         embedded = embed(tokens, self.embedding, settings.word_dropout, self.training)
         return self.layer(locked_dropout(embedded, settings.embedding_dropout, self.training), hidden)
 
-    def loss(self, outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-        """Return the negative log-likelihood of targets ``(T, B)`` in nats: its mean, or its sum."""
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean negative log-likelihood of targets ``(T, B)`` in nats, to train by."""
         dropped = locked_dropout(outputs, self.settings.output_dropout, self.training)
-        return linear_cross_entropy(
-            dropped.flatten(0, 1), self.embedding, self.bias, targets.flatten(), reduction=reduction
-        )
+        return linear_cross_entropy(dropped.flatten(0, 1), self.embedding, self.bias, targets.flatten())
+
+    def summed_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the sum of the negative log-likelihood of targets ``(T, B)`` in nats, for evaluation."""
+        return linear_nll_sum(outputs.flatten(0, 1), self.embedding, self.bias, targets.flatten())
 
 
 class LanguageModelRecipe(LightningModule):
@@ -268,7 +270,7 @@ class LanguageModelRecipe(LightningModule):
         return outputs
 
     def _add_up(self, batch: Segment) -> None:
-        self._sums["evaluation"].append(self.model.loss(self._run(batch), batch.targets, reduction="sum").double())
+        self._sums["evaluation"].append(self.model.summed_loss(self._run(batch), batch.targets).double())
         self._predicted += batch.targets.numel()
 
     def _perplexity(self) -> float:

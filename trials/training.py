@@ -136,8 +136,8 @@ def run_job(task: ModuleType, job: Job, checkpoints: Path, report: EpochReport) 
     # Counted now: the strategy will add architecture parameters, which the published counts leave out.
     parameters = sum(parameter.numel() for parameter in workload.model.parameters())
     reporter = EpochReporter(report)
-    keeper = _checkpoint_callback(checkpoints, task.OPTIMIZE_MODE)
-    trainer = _trainer(job, workload, [reporter, *workload.callbacks, keeper], checkpoints)
+    best, every = _checkpoint_callbacks(checkpoints, task.OPTIMIZE_MODE)
+    trainer = _trainer(job, workload, [reporter, *workload.callbacks, best, every], checkpoints)
     last = checkpoints / "last.ckpt"
     evaluator = Lightning(
         workload.module,
@@ -153,13 +153,13 @@ def run_job(task: ModuleType, job: Job, checkpoints: Path, report: EpochReport) 
         return _finished(reporter, workload, parameters, validation, architecture=architecture)
     with _interrupts(trainer):
         evaluator.evaluate(workload.model)
-    if keeper.best_model_score is None:
+    if best.best_model_score is None:
         raise FloatingPointError(
             f"No epoch of {workload.epochs} gave a finite validation metric. Lower the learning rate; with several "
             f"edges per node use combine: mean or weighted in the search space."
         )
-    test = _test(trainer, workload, keeper) if job.stage == "retrain" else None
-    return _finished(reporter, workload, parameters, float(keeper.best_model_score), test=test)
+    test = _test(trainer, workload, best) if job.stage == "retrain" else None
+    return _finished(reporter, workload, parameters, float(best.best_model_score), test=test)
 
 
 @contextmanager
@@ -181,9 +181,9 @@ def _search(job: Job, workload: Workload, evaluator: Lightning) -> Architecture 
     return next(iter(strategy.derived_architectures().values()), None)
 
 
-def _test(trainer: Trainer, workload: Workload, keeper: ModelCheckpoint) -> float:
+def _test(trainer: Trainer, workload: Workload, best: ModelCheckpoint) -> float:
     """Read the test set once, with the weights that were best in validation."""
-    workload.module.load_state_dict(load_plain(keeper.best_model_path)["state_dict"])
+    workload.module.load_state_dict(load_plain(best.best_model_path)["state_dict"])
     results = trainer.test(workload.module, workload.test, verbose=False)
     return float(results[0]["test"])
 
@@ -200,17 +200,15 @@ def _finished(reporter: EpochReporter, workload: Workload, parameters: int, vali
     )
 
 
-def _checkpoint_callback(folder: Path, mode: str) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename="best",
-        monitor="validation",
-        mode={"minimize": "min", "maximize": "max"}[mode],
-        save_last=True,
-        # After the epoch's bookkeeping, so that a resumed run starts with the next epoch.
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
+def _checkpoint_callbacks(folder: Path, mode: str) -> tuple[ModelCheckpoint, ModelCheckpoint]:
+    """Keep the best epoch and the last one; in this order, so that the last knows which was best."""
+    # After the epoch's bookkeeping, so that a resumed run starts with the next epoch.
+    common: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = ModelCheckpoint(
+        filename="best", monitor="validation", mode={"minimize": "min", "maximize": "max"}[mode], **common
     )
+    # Not save_last of the other: that writes only when an epoch was the best so far.
+    return best, ModelCheckpoint(filename="last", **common)
 
 
 def _trainer(job: Job, workload: Workload, callbacks: list[Callback], folder: Path) -> Trainer:
