@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class Manager:
     def __init__(self, base: str, folder: Path | None = None) -> None:
         self.base = base
         self.folder = folder
+        self._cells: dict[str, str | None] = {}  # by trial; what a trial that succeeded has reported stays
 
     @classmethod
     def from_environment(cls) -> Manager:
@@ -76,6 +78,11 @@ class Manager:
     def config(self) -> dict[str, Any]:
         """Return the experiment's configuration, as the experiment file gave it."""
         return request("GET", f"{self.base}/experiment")["params"]
+
+    def publish(self, search_space: Mapping[str, Any]) -> None:
+        """Replace the search space that the web page shows."""
+        body = {"params": {"searchSpace": search_space}}
+        request("PUT", f"{self.base}/experiment?update_type=SEARCH_SPACE", body)
 
     def finish(self, trials: int) -> None:
         """Let the experiment be DONE: NNI 3.0 gets there only by reaching a number of trials."""
@@ -102,8 +109,19 @@ class Manager:
             key = parameters.get("key")
             if isinstance(key, str):
                 job = read_job(record, key, is_recovered(parameters), record.get("trialJobId") in cancelled)
+                if job.metric is not None and parameters.get("stage") == "search":
+                    job = replace(job, metric={**job.metric, "architecture": self._cell(record["trialJobId"])})
                 view.setdefault(key, []).append(job)
         return view, len(records)
+
+    def _cell(self, trial: str) -> str | None:
+        """Return the cell that a search trial reported with its last epoch, as JSON text."""
+        if trial not in self._cells:
+            reports = request("GET", f"{self.base}/metric-data/{trial}?type=PERIODICAL")
+            metrics = [_unpacked(report["data"]) for report in reports]
+            texts = [metric.get("architecture") for metric in metrics if isinstance(metric, dict)]
+            self._cells[trial] = next((text for text in reversed(texts) if text), None)
+        return self._cells[trial]
 
     def _cancelled_by_user(self) -> set[str]:
         """Return the trials that a user cancelled: for NNI, one that a signal killed has the same status."""

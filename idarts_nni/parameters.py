@@ -14,6 +14,10 @@ METHODS = ("idarts", "darts", "random", "lstm")
 STAGES = ("search", "select", "retrain")
 NO_CELL = "-"
 
+SUMMARY = "mutation_summary"
+"""Where a trial has this key, NNI's web page shows its contents in place of the parameters (it is made for NAS)."""
+_SHOWN = ("stage", "method", "seed", "cell", "attempt")  # long JSON texts would cover the page's plots
+
 _CHOICES = {"select_by": ("search", "validation"), "optimize_mode": ("minimize", "maximize")}
 
 
@@ -90,7 +94,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class TrialParameters:
-    """What one trial is asked to do; flat, because NNI's page cannot show nested parameters.
+    """What one trial is asked to do: flat values.
 
     Raises
     ------
@@ -128,12 +132,17 @@ class TrialParameters:
             raise ValueError(f"key, seed, attempt: found {self.key!r}, {self.seed}, {self.attempt}; both count from 1.")
 
     def to_dict(self) -> dict[str, str | int]:
-        """Return the parameters as NNI sends them."""
+        """Return plain data that :meth:`from_dict` reads back."""
         return asdict(self)
+
+    def to_nni(self) -> dict[str, Any]:
+        """Return what NNI sends: all parameters, and the few of them that its web page is to show."""
+        return {**asdict(self), SUMMARY: {name: getattr(self, name) for name in _SHOWN}}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrialParameters:
-        """Check and build from plain data: all keys, and no others."""
+        """Check and build from plain data: all keys, and no others but the summary for the web page."""
+        data = {name: value for name, value in data.items() if name != SUMMARY}
         known = [entry.name for entry in fields(cls)]
         if set(data) != set(known):
             missing, unknown = sorted(set(known) - set(data)), sorted(set(data) - set(known))

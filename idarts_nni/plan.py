@@ -17,6 +17,8 @@ from .space import CellSpace
 
 MODEL = "model"
 """A search space that has this single key belongs to the task: it is handed on as it is."""
+# Dimensions of the web page. It draws no axis for the types it does not know, or one from the trials' own values.
+_PUBLISHED = {"stage": "choice", "method": "choice", "seed": "choice", "cell": "fingerprint", "space": "json"}
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def read_space(data: object) -> Space:
         If it is neither.
     """
     example = "searchSpaceFile: ../../search_spaces/recurrent8.yaml"
+    if isinstance(data, Mapping) and set(data) == set(_PUBLISHED):
+        data = _read_published(data)
     if not isinstance(data, Mapping) or not data:
         raise ValueError(
             f"The search space is empty: found {data!r}. Name one in the experiment file, such as {example}"
@@ -102,6 +106,24 @@ def read_space(data: object) -> Space:
     if set(data) == {MODEL}:
         return dict(data)
     return CellSpace.from_dict(data)
+
+
+def published_space(space: Space, settings: Settings) -> dict[str, Any]:
+    """Return a search space in the form in which NNI's web page can show an experiment.
+
+    The page takes every entry of a search space for a dimension with ``_type`` and ``_value``, and goes blank where
+    there is none. So the tuner publishes what its trials' parameters can be; :func:`read_space` reads the space back.
+    """
+    seeds = sorted({*settings.search_seeds, *settings.retrain_seeds})
+    values = {"stage": STAGES, "method": settings.methods, "seed": seeds, "cell": [NO_CELL], "space": [_json(space)]}
+    return {name: {"_type": kind, "_value": list(values[name])} for name, kind in _PUBLISHED.items()}
+
+
+def _read_published(data: Mapping[str, Any]) -> object:
+    try:
+        return json.loads(data["space"]["_value"][0])
+    except (TypeError, KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"The published search space is damaged: {data!r} ({error!r}).") from None
 
 
 def read_cell(metric: Mapping[str, Any], space: Space) -> Cell:
@@ -221,7 +243,6 @@ class Plan:
         return tasks
 
     def _task(self, stage: str, method: str, seed: int, key: str, cell: Cell | None = None) -> TrialParameters:
-        space = self.space.to_dict() if isinstance(self.space, CellSpace) else dict(self.space)
         return TrialParameters(
             key=key,
             stage=stage,
@@ -229,7 +250,7 @@ class Plan:
             seed=seed,
             cell=cell.fingerprint if cell else NO_CELL,
             architecture=cell.architecture if cell else "",
-            space=json.dumps(space, separators=(",", ":")),
+            space=_json(self.space),
             settings=self.settings.stage_settings(stage),
             data=self.data,
         )
@@ -248,8 +269,10 @@ class Plan:
         if method == "random" and isinstance(self.space, CellSpace):
             drawn = [Architecture.random(self.space, seed) for seed in self.settings.search_seeds]
             cells = [Cell(cell.fingerprint, cell.to_json()) for cell in drawn]
-        ranked = sorted(cells, key=lambda cell: self._rank(cell.score))
-        self.found[method] = list({cell.fingerprint: cell for cell in reversed(ranked)}.values())[::-1]
+        distinct: dict[str, Cell] = {}
+        for cell in sorted(cells, key=lambda cell: self._rank(cell.score)):
+            distinct.setdefault(cell.fingerprint, cell)
+        self.found[method] = list(distinct.values())
 
     def _selections(self, method: str) -> list[TrialParameters]:
         found = self.found.get(method, [])
@@ -286,3 +309,8 @@ class Plan:
         if score is None:  # a drawn cell: the order of the seeds stays
             return 0.0
         return score if self.settings.optimize_mode == "minimize" else -score
+
+
+def _json(space: Space) -> str:
+    plain = space.to_dict() if isinstance(space, CellSpace) else dict(space)
+    return json.dumps(plain, separators=(",", ":"))

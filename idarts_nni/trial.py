@@ -42,10 +42,11 @@ _logger = logging.getLogger(__name__)
 
 CHECKPOINTS_VARIABLE = "IDARTS_CHECKPOINTS"
 ARCHITECTURE = "architecture"
-"""The one key of a final metric that may hold text: the JSON of a cell."""
+"""The one key of a metric that may hold text: the JSON of a cell."""
 _RECORD_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1
 _held_locks: list[FileLock] = []  # until the process ends
+_last_epoch: tuple[int, dict[str, float]] = 0, {}  # number and metrics of the last report
 _channel: Any = None  # to the manager, once the parameters have come
 _record: dict[str, Any] | None = None
 
@@ -89,37 +90,41 @@ def report_epoch(metrics: Mapping[str, float], *, epoch: int | None = None) -> N
     metrics
         Finite numbers; ``default`` is the one that NNI shows.
     epoch
-        Number of the epoch, from 1; a trial that goes on from a checkpoint then continues its curve.
+        Number of the epoch, from 1; a trial that goes on from a checkpoint then continues its curve. By default one
+        more than the last.
 
     Raises
     ------
     ValueError
         If ``default`` is missing, or a value is not a finite number.
     """
-    plain = _checked_metrics(metrics, may_hold_cell=False)
-    if is_in_experiment():
-        import nni.trial
-
-        if epoch is not None:
-            nni.trial.overwrite_intermediate_seq(epoch - 1)
-        with _own_channel():
-            nni.trial.report_intermediate_result(plain)
+    global _last_epoch
+    epoch = _last_epoch[0] + 1 if epoch is None else epoch
+    _last_epoch = epoch, _checked_metrics(metrics)
+    _report_intermediate(*_last_epoch)
 
 
 def report_final(metrics: Mapping[str, float | str]) -> None:
-    """Report the result of this trial: finite numbers, ``default`` among them, and perhaps the cell as JSON text.
+    """Report the result of this trial: finite numbers, ``default`` among them, and perhaps ``architecture``.
+
+    ``architecture`` (the JSON text of a cell) travels with a repetition of the last epoch's metrics: in a final metric
+    it would get an axis of NNI's hyper-parameter plot, and its text would cover the others.
 
     Raises
     ------
     ValueError
         If ``default`` is missing, a value is not a finite number, or ``architecture`` is not JSON text.
     """
-    plain = _checked_metrics(metrics, may_hold_cell=True)
-    if is_in_experiment():
-        import nni.trial
+    plain = _checked_metrics({key: value for key, value in metrics.items() if key != ARCHITECTURE})
+    cell = _checked_cell(metrics[ARCHITECTURE]) if ARCHITECTURE in metrics else None
+    if not is_in_experiment():
+        return
+    import nni.trial
 
-        with _own_channel():
-            nni.trial.report_final_result(plain)
+    if cell is not None:
+        epoch, last = _last_epoch if _last_epoch[0] else (1, plain)
+        _report_intermediate(epoch, {**last, ARCHITECTURE: cell})
+    nni.trial.report_final_result(plain)
 
 
 def output_directory() -> Path:
@@ -260,21 +265,25 @@ def _end_with_manager() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
-def _checked_metrics(metrics: Mapping[str, Any], *, may_hold_cell: bool) -> dict[str, float | str]:
+def _report_intermediate(epoch: int, metrics: Mapping[str, float | str]) -> None:
+    if is_in_experiment():
+        import nni.trial
+
+        # The page keeps one report for each number, the last.
+        nni.trial.overwrite_intermediate_seq(epoch - 1)
+        nni.trial.report_intermediate_result(dict(metrics))
+
+
+def _checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     if "default" not in metrics:
         raise ValueError(f"metrics: 'default' is missing; found the keys {', '.join(map(str, metrics))}.")
-    plain: dict[str, float | str] = {}
     for key, value in metrics.items():
-        if may_hold_cell and key == ARCHITECTURE:
-            plain[key] = _checked_cell(value)
-        elif isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-            # An object breaks NNI's Compare page; NaN breaks the replay of a resumed experiment.
+        # An object breaks NNI's Compare page; NaN breaks the replay of a resumed experiment.
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
             raise ValueError(
                 f"metrics: {key}: found {value!r} of type {type(value).__name__}; expected a finite number."
             )
-        else:
-            plain[key] = value if isinstance(value, int) else float(value)
-    return plain
+    return {key: value if isinstance(value, int) else float(value) for key, value in metrics.items()}
 
 
 def _checked_cell(value: object) -> str:

@@ -17,7 +17,7 @@ from nni.tuner import Tuner
 from .files import write_atomically
 from .manager import Manager, refuse_gpu_number
 from .parameters import Settings, TrialParameters
-from .plan import Outcome, Plan, Space, judge, read_space
+from .plan import Outcome, Plan, Space, judge, published_space, read_space
 
 _logger = logging.getLogger(__name__)
 
@@ -77,13 +77,17 @@ class SearchThenRetrain(Tuner):
     def update_search_space(self, search_space: Any) -> None:
         """Take the search space; called by NNI before anything else, and by an edit on the web page."""
         with self._lock:
-            if self._plan is not None:
-                _logger.error("The search space was edited while the experiment runs: ignored; start a new experiment.")
-                return
             try:
-                self._space = read_space(search_space)
+                space = read_space(search_space)
             except Exception as error:
-                self._fail(f"searchSpaceFile: {error}")
+                if self._plan is None:
+                    self._fail(f"searchSpaceFile: {error}")
+                    return
+                space = None
+            if self._plan is None:
+                self._space = space
+            elif space != self._space:
+                _logger.error("The search space was edited while the experiment runs: ignored; start a new experiment.")
 
     def generate_multiple_parameters(self, parameter_id_list: list[int], **kwargs: Any) -> list[Any]:
         """Take NNI's offer to run trials; those that have to wait are sent later under the same ids."""
@@ -179,12 +183,13 @@ class SearchThenRetrain(Tuner):
         plan = Plan(self._settings, self._space, data)
         if saved:
             plan.restore(saved)
+        manager.publish(published_space(self._space, self._settings))
         return plan
 
-    def _mark_sent(self, task: TrialParameters, cause: str) -> dict[str, str | int]:
+    def _mark_sent(self, task: TrialParameters, cause: str) -> dict[str, Any]:
         self._sent[task.key] += 1
         _logger.info("Send %s, attempt %d (%s)", task.key, task.attempt, cause)
-        return task.to_dict()
+        return task.to_nni()
 
     def _end(self, plan: Plan, manager: Manager, num_trials: int) -> None:
         if plan.failure is not None:

@@ -91,7 +91,9 @@ class LiveExperiment:
     def recorded(self) -> dict[str, dict[str, Any]]:
         """Return the parameters of each trial as NNI's database has them."""
         with closing(sqlite3.connect(f"file:{self.folder}/db/nni.sqlite?mode=ro", uri=True)) as database:
-            query = "select trialJobId, data from TrialJobEvent where data like '%parameter_id%' order by timestamp desc"
+            query = (
+                "select trialJobId, data from TrialJobEvent where data like '%parameter_id%' order by timestamp desc"
+            )
             return {trial: json.loads(data)["parameters"] for trial, data in database.execute(query) if trial}
 
     def stop(self) -> None:
