@@ -15,7 +15,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,9 @@ def check_experiment(path: str | os.PathLike[str]) -> CheckedExperiment:
     """
     path = Path(path).absolute()
     raw = read_yaml(path)
-    problems = _refused_settings(raw)
-    config = _load_config(path, problems)
+    no_tuner = _missing_tuner(raw)
+    problems = [*_refused_settings(raw), *no_tuner]
+    config = None if no_tuner else _load_config(path, problems)
     if config is None:
         raise ExperimentFileError(path, problems)
     class_args = dict(config.tuner.class_args or {})
@@ -122,6 +123,16 @@ def _refused_settings(raw: Mapping[str, Any]) -> list[str]:
     return [reason for key, reason in _REFUSED.items() if key in keys]
 
 
+def _missing_tuner(raw: Mapping[str, Any]) -> list[str]:
+    tuner = raw.get("tuner")
+    if isinstance(tuner, Mapping) and (tuner.get("className") or tuner.get("class_name")):
+        return []
+    return [
+        f"tuner: found {tuner!r}; expected className: idarts_nni.tuner.SearchThenRetrain (or a class of your own), "
+        f"which plans search and retraining."
+    ]
+
+
 def _load_config(path: Path, problems: list[str]) -> Any:
     """Load the file as NNI would and return its canonical form, or None with the reason among the problems."""
     from nni.experiment.config import ExperimentConfig, utils
@@ -129,19 +140,16 @@ def _load_config(path: Path, problems: list[str]) -> Any:
     try:
         config = ExperimentConfig.load(path).canonical_copy()
         config.validate()
-    except AttributeError as error:
-        known = [_camel_case(field.name) for field in utils.fields(ExperimentConfig)]
-        problems.append(f"{error}. {_suggest(str(error).rpartition(' ')[2], known)}")
-        return None
     except Exception as error:  # NNI's validation raises bare AssertionError, TypeError, KeyError and its own kinds.
+        if str(error).startswith("ExperimentConfig does not have field(s)"):
+            known = [_camel_case(field.name) for field in fields(ExperimentConfig)]
+            problems.append(f"{error}. {_suggest(str(error).rpartition(' ')[2], known)}")
+            return None
         problems.append(f"NNI does not accept this file: {type(error).__name__}: {error or 'a value is impossible'}")
         return None
-    if not config.tuner.class_name:
-        problems.append(
-            f"tuner.name is {config.tuner.name!r}; expected tuner.className: idarts_nni.tuner.SearchThenRetrain "
-            f"(or a class of your own), which plans search and retraining."
-        )
-        return None
+    finally:
+        # NNI leaves the folder of a file that it did not accept behind, and then fails on the next one.
+        utils.unset_base_path()
     return config
 
 
@@ -269,6 +277,8 @@ def _camel_case(name: str) -> str:
 
 
 def _suggest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
+    # NNI tells a key in small letters.
+    spelt = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), spelt, n=1, cutoff=0.6)
+    hint = f"Did you mean {spelt[near[0]]!r}? " if near else ""
     return f"{hint}Allowed: {', '.join(known)}."
