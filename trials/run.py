@@ -75,6 +75,8 @@ def _run(options: argparse.Namespace) -> int:
         os.environ["NNI_OUTPUT_DIR"] = str(Path(options.output).resolve())
     # Idle threads of OpenMP that spin wait for each other's cores when trials share a machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if options.threads:
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)
     with device_lease(options.device, options.slots_per_gpu) as lease:
         # Only now: torch decides at its import which devices there are.
         from .training import load_task, run_job
@@ -106,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--backend", default="auto", help="how cells are computed (default: the fastest that fits)")
     parser.add_argument("--slots-per-gpu", type=int, default=1, metavar="N", help="trials that may share a GPU")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one for each core)")
     by_hand = parser.add_argument_group("without NNI")
     by_hand.add_argument("--stage", choices=STAGES, help="what to do")
     by_hand.add_argument("--method", choices=METHODS, default="idarts")
