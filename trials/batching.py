@@ -147,14 +147,13 @@ def encode(
     numbers = {tag: number for number, tag in enumerate(tags)}
     examples = []
     for index, sentence in enumerate(corpus.sentences):
-        spelled = [
-            torch.tensor([characters.number(one) for one in _cut(word, longest_word)]) for word in sentence.words
-        ]
+        spelled = [[characters.number(one) for one in _cut(word, longest_word)] for word in sentence.words]
+        widest = max(len(row) for row in spelled)
         examples.append(
             Example(
                 torch.tensor([words.number(normalised(word)) for word in sentence.words]),
                 torch.tensor([forms.number(word) for word in sentence.words]),
-                pad_sequence(spelled, batch_first=True),
+                torch.tensor([row + [PADDING] * (widest - len(row)) for row in spelled]),
                 torch.tensor([numbers[tag] for tag in sentence.tags]),
                 tuple(of_model[index] for of_model in features),
             )

@@ -1,0 +1,346 @@
+"""The entity task: the model's use of padding, its recipes, and searches and retrainings on miniature data."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from idarts_nni.architecture import Architecture
+from idarts_nni.space import CellSpace
+from trials import conll, entities
+from trials.batching import Batches, collate
+from trials.conll_data import load_corpora, tagger_data
+from trials.conll_settings import RETRAIN, SEARCH, Settings
+from trials.schemes import first_misfit
+from trials.tagger import BidirectionalLayer, Tagger, WordInput, reverse_words
+from trials.tagging import write_conll
+from trials.task import Job, resolve_settings
+from trials.training import load_task, run_job
+
+TINY = CellSpace(2, ("zeroize", "tanh", "relu"))
+CELL = Architecture.random(TINY, 1)
+PAPER = CellSpace(8, ("zeroize", "tanh", "relu", "sigmoid", "identity"))
+QUICK = {
+    "epochs": 2, "hidden_size": 8, "batch_size": 16, "word_width": 8, "character_width": 8, "train_sentences": 200,
+    "learning_rate": 0.5, "gradient_clip": 5.0,
+}  # fmt: skip
+QUICK_SETTINGS = resolve_settings(RETRAIN, QUICK)
+
+
+def job(stage="retrain", method="random", seed=1, space=TINY, architecture=CELL, data="embedded", **overrides):
+    if stage == "search":
+        architecture = None
+    return Job(stage, method, seed, space, architecture, {**QUICK, **overrides}, data)
+
+
+def run(tmp_path, name="run", report=lambda metrics: None, **kwargs):
+    return run_job(conll, job(**kwargs), tmp_path / name, report)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tagger_data("embedded", QUICK_SETTINGS, ("train", "dev"))
+
+
+def tagger(data, space=TINY, architecture=CELL, hidden_size=8, **kwargs) -> Tagger:
+    torch.manual_seed(0)
+    return Tagger(data.inputs, data.tags, "bioes", space, architecture, hidden_size, **kwargs)
+
+
+def of_different_lengths(data, count=6):
+    by_length = {len(example.words): example for example in data.examples["dev"]}
+    return list(by_length.values())[:count]
+
+
+# -- the model
+
+
+def test_reversal_stays_within_the_length_and_undoes_itself():
+    sequence = torch.arange(1, 11).view(5, 2, 1)
+    reversed_words = reverse_words(sequence, torch.tensor([3, 5]))
+    assert reversed_words[:, 0, 0].tolist() == [5, 3, 1, 7, 9]
+    assert reversed_words[:, 1, 0].tolist() == [10, 8, 6, 4, 2]
+    assert torch.equal(reverse_words(reversed_words, torch.tensor([3, 5])), sequence)
+
+
+@pytest.mark.parametrize("cell", ["fixed", "to search", "lstm"])
+def test_a_sentence_is_tagged_alike_alone_and_beside_longer_ones(data, cell):
+    space, architecture = {"fixed": (TINY, CELL), "to search": (TINY, None), "lstm": (None, None)}[cell]
+    model = tagger(data, space, architecture).eval()
+    examples = of_different_lengths(data)
+    together = collate(examples)
+    assert len(set(together.lengths.tolist())) > 3
+    scores = model(together)
+    likelihoods = model.crf.log_likelihood(scores, together.tags, together.mask)
+    decoded = model.decode(together)
+    for column, example in enumerate(examples):
+        alone = collate([example])
+        torch.testing.assert_close(scores[: len(example.words), column], model(alone)[:, 0])
+        torch.testing.assert_close(likelihoods[column], -model.loss(alone))
+        assert decoded[column] == model.decode(alone)[0]
+
+
+def test_what_stands_in_the_padding_changes_no_score_and_no_gradient(data):
+    model = tagger(data)
+    batch = collate(of_different_lengths(data))
+    noisy = dataclasses.replace(
+        batch,
+        words=torch.where(batch.mask, batch.words, 5),
+        characters=torch.where(batch.mask[:, :, None], batch.characters, 5),
+        tags=torch.where(batch.mask, batch.tags, 3),
+    )
+    model.inputs.words.unknown_rate = 0.0
+    grads = []
+    for one in (batch, noisy):
+        model.zero_grad()
+        model.loss(one).backward()
+        grads.append([parameter.grad.clone() for parameter in model.parameters()])
+    torch.testing.assert_close(grads[0], grads[1])
+    torch.testing.assert_close(model(batch)[batch.mask], model(noisy)[batch.mask])
+
+
+def test_both_directions_equal_a_layer_run_by_hand_on_each_sentence():
+    torch.manual_seed(0)
+    layer = BidirectionalLayer(TINY, CELL, 3, 4)
+    inputs, lengths = torch.randn(5, 2, 3), torch.tensor([5, 3])
+    outputs = layer(inputs, lengths)
+    for column, length in enumerate(lengths.tolist()):
+        sentence = inputs[:length, column : column + 1]
+        onward, _ = layer.onward(sentence)
+        backward, _ = layer.backward_reading(sentence.flip(0))
+        expected = torch.cat([onward, backward.flip(0)], dim=-1)
+        torch.testing.assert_close(outputs[:length, column], expected[:, 0])
+
+
+def test_directions_share_the_architecture_and_not_the_weights(data):
+    from idarts_nni.mutator import MixedRecurrentCell
+    from idarts_nni.strategy import IDARTS
+
+    model = tagger(data, TINY, None)
+    strategy = IDARTS()
+    supernet = strategy.mutate_model(model)
+    cells = [module for module in supernet.modules() if isinstance(module, MixedRecurrentCell)]
+    assert len(cells) == 2
+    assert cells[0].logits is cells[1].logits
+    assert cells[0].derive() == cells[1].derive()
+    assert not torch.equal(cells[0].input_weight, cells[1].input_weight)
+
+
+def test_the_search_network_refuses_padding_while_it_is_trained(data):
+    model = tagger(data, TINY, None)
+    padded = collate(of_different_lengths(data))
+    with pytest.raises(ValueError, match="needs batches without padding"):
+        model(padded)
+    model.eval()(padded)
+    even = next(iter(Batches(data.examples["dev"], 4, 1, one_length=True)))
+    assert model.train()(even).shape[:2] == even.mask.shape
+
+
+def test_decoded_tags_always_follow_the_scheme(data):
+    model = tagger(data).eval()
+    for batch in Batches(data.examples["dev"], 64):
+        assert all(first_misfit(tags, "bioes") is None for tags in model.decode(batch))
+
+
+def test_dropped_words_lose_all_of_their_input(data):
+    seen = []
+    model = tagger(data, word_dropout=0.5)
+    model.layer.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    batch = next(iter(Batches(data.examples["dev"], 64)))
+    model(batch)
+    dropped = (seen[0] == 0).all(-1)
+    assert 0.4 < dropped.float().mean() < 0.6
+
+
+def test_nothing_to_stand_for_a_word_is_an_error():
+    with pytest.raises(ValueError, match="turn on word_width, characters, glove, transformer or flair"):
+        WordInput()
+
+
+# -- data and settings
+
+
+def test_recipes_are_the_paper_s():
+    for settings, expected in (
+        (RETRAIN, {"hidden_size": 512, "learning_rate": 0.1, "gradient_clip": 5.0, "batch_size": 32,
+                   "anneal_factor": 0.25, "anneal_patience": 2}),
+        (SEARCH, {"hidden_size": 256, "learning_rate": 0.1, "batch_size": 256, "epochs": 40,
+                  "hidden_dropout": 0.25, "arc_learning_rate": 3e-3, "arc_weight_decay": 1e-3}),
+    ):  # fmt: skip
+        found = dataclasses.asdict(settings)
+        assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"scheme": "iob2"}, "scheme: found 'iob2'"),
+        ({"characters": "gru"}, "characters: found 'gru'; allowed: cnn, lstm, none"),
+        ({"train_on": "dev"}, "train_on: found 'dev'"),
+        ({"flair_pooling": "sum"}, "flair_pooling: found 'sum'"),
+        ({"hidden": 3}, "Unknown setting 'hidden'"),
+    ],
+)
+def test_impossible_settings_are_refused(override, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_settings(RETRAIN, override)
+
+
+def write_files(folder, names=("eng.train", "eng.testa", "eng.testb"), splits=("train", "dev", "test")):
+    for name, split in zip(names, splits, strict=True):
+        (folder / name).write_text(write_conll(entities.corpus(split)))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "names", [("eng.train", "eng.testa", "eng.testb"), ("train.txt", "dev.txt", "test.txt")], ids=str
+)
+def test_a_folder_gives_the_same_corpora_as_the_embedded_data(tmp_path, names):
+    read = load_corpora(write_files(tmp_path, names), Settings())
+    embedded = load_corpora("embedded", Settings())
+    for split, corpus in embedded.items():
+        assert corpus.scheme == "bioes"
+        assert [one.tags for one in read[split].sentences] == [one.tags for one in corpus.sentences]
+
+
+def test_files_of_other_names_are_named_in_the_settings(tmp_path):
+    folder = write_files(tmp_path, ("a", "b", "c"))
+    with pytest.raises(FileNotFoundError, match="no file eng.train or .*; found a, b, c.*setting train_file"):
+        load_corpora(folder, Settings())
+    corpora = load_corpora(folder, Settings(train_file="a", dev_file="b", test_file="c"))
+    assert corpora["test"].num_entities == entities.corpus("test").num_entities
+
+
+def test_a_missing_folder_says_what_is_expected_and_where_to_get_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.*eng.train, eng.testa, eng.testb.*IDARTS_DATA.*conll2003"):
+        load_corpora(str(tmp_path / "nowhere"), Settings())
+
+
+def test_a_type_that_only_the_dev_file_has_is_refused_with_its_line(tmp_path):
+    folder = write_files(tmp_path)
+    (tmp_path / "eng.testa").write_text("Oslo B-CITY\n")
+    with pytest.raises(ValueError, match="eng.testa, line 1: unknown entity type 'CITY'"):
+        load_corpora(folder, Settings())
+
+
+def test_vocabularies_hold_the_words_of_what_is_trained_on(data):
+    both = tagger_data("embedded", resolve_settings(QUICK_SETTINGS, {"train_on": "train+dev"}), ("train", "dev"))
+    assert len(both.examples["train"]) == 200 + len(entities.corpus("dev").sentences)
+    width = both.inputs.words.embedding.num_embeddings
+    assert width > data.inputs.words.embedding.num_embeddings
+
+
+def test_only_a_retraining_reads_the_test_file(tmp_path):
+    folder = write_files(tmp_path)
+    (tmp_path / "eng.testb").unlink()
+    for stage in ("search", "select"):
+        assert conll.prepare(job(stage, data=folder)).test is None
+    with pytest.raises(FileNotFoundError, match="eng.testb"):
+        conll.prepare(job("retrain", data=folder))
+
+
+def test_file_vectors_characters_and_no_trained_words_combine(tmp_path):
+    (tmp_path / "glove").write_text("".join(f"{name.lower()} 1 {i} 0\n" for i, name in enumerate(entities.NAMES)))
+    settings = resolve_settings(
+        QUICK_SETTINGS, {"glove": str(tmp_path / "glove"), "word_width": 0, "characters": "lstm"}
+    )
+    found = tagger_data("embedded", settings, ("train", "dev"))
+    assert found.inputs.width == 3 + 8
+    assert tagger(found).loss(collate(found.examples["dev"][:3])).isfinite()
+
+
+# -- the recipe
+
+
+def annealed(scores, **settings):
+    """Learning rate after each of some dev scores."""
+    recipe = conll.TaggerRecipe(resolve_settings(RETRAIN, settings))
+    recipe.log = lambda *arguments: None
+    optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
+    recipe.trainer = SimpleNamespace(optimizers=[optimizer], should_stop=False)
+    rates = []
+    for score in scores:
+        recipe._anneal(score)
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates, recipe
+
+
+def test_the_learning_rate_falls_to_a_quarter_after_two_epochs_without_a_better_score():
+    rates, _ = annealed([0.0, 0.0, 0.0, 50.0, 60.0, 59.0, 60.0, 61.0, 60.0, 60.0, 60.0, 60.0])
+    quarter, sixteenth, next_one = 0.025, 0.00625, 0.0015625
+    assert rates == pytest.approx([0.1] * 6 + [quarter] * 3 + [sixteenth] * 2 + [next_one])
+
+
+def test_training_ends_when_the_learning_rate_is_spent():
+    rates, recipe = annealed([50.0] * 11)
+    assert rates[-1] < RETRAIN.least_learning_rate < rates[-3]
+    assert recipe.trainer.should_stop
+    rates, recipe = annealed([50.0] * 11, anneal_patience=0)
+    assert rates == [0.1] * 11 and not recipe.trainer.should_stop
+
+
+def test_the_count_of_stalled_epochs_survives_a_checkpoint():
+    _, recipe = annealed([50.0, 49.0])
+    checkpoint = {}
+    recipe.on_save_checkpoint(checkpoint)
+    fresh = conll.TaggerRecipe(RETRAIN)
+    fresh.on_load_checkpoint(checkpoint)
+    assert (fresh._best, fresh._stalled) == (50.0, 1)
+
+
+# -- whole trials
+
+
+def test_the_runner_finds_the_task():
+    task = load_task("conll")
+    assert (task.METRIC, task.OPTIMIZE_MODE) == ("F1", "maximize")
+
+
+@pytest.mark.parametrize("method", ["idarts", "darts"])
+def test_a_search_yields_a_cell_that_a_retraining_takes(tmp_path, method):
+    searched = run(tmp_path, "search", stage="search", method=method)
+    assert searched.architecture is not None and searched.test is None
+    searched.architecture.check_fits(TINY)
+    assert [set(epoch) >= {"default", "validation", "train", "all f1"} for epoch in searched.history] == [True, True]
+    retrained = run(tmp_path, "retrain", method=method, architecture=searched.architecture)
+    assert 0.0 <= retrained.test <= 100.0
+
+
+def test_context_is_learnt_from_the_embedded_data(tmp_path):
+    longer = {"epochs": 8, "hidden_size": 32, "word_width": 32, "train_sentences": 0, "input_dropout": 0.1,
+              "output_dropout": 0.1, "word_dropout": 0.0}  # fmt: skip
+    outcome = run(tmp_path, method="lstm", space=None, architecture=None, **longer)
+    assert outcome.test > 80.0, "a lookup reaches less than 40"
+    assert outcome.validation == max(epoch["validation"] for epoch in outcome.history)
+
+
+def test_a_resumed_retraining_equals_an_uninterrupted_one(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop_after_two(metrics):
+        if metrics["epoch"] == 2:
+            raise Stop
+
+    whole = run(tmp_path, "whole", epochs=4)
+    with pytest.raises(Stop):
+        run(tmp_path, "parts", report=stop_after_two, epochs=4)
+    resumed = run(tmp_path, "parts", epochs=4)
+    keys = ("validation", "train", "learning_rate", "epoch")
+    assert [[epoch[key] for key in keys] for epoch in resumed.history] == [
+        [epoch[key] for key in keys] for epoch in whole.history
+    ]
+    assert resumed.test == whole.test
+
+
+@pytest.mark.data
+def test_the_real_corpus_is_learnt_from(tmp_path):
+    folder = os.environ.get("IDARTS_CONLL")
+    if not folder:
+        pytest.skip("IDARTS_CONLL names no folder with CoNLL-2003")
+    outcome = run(tmp_path, data=folder, train_sentences=1000, epochs=4, hidden_size=32, word_width=32)
+    assert outcome.validation > 15.0
