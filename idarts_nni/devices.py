@@ -121,12 +121,15 @@ def _installed_devices() -> list[str]:
 
 def _take_slot(gpus: Sequence[str], slots_per_gpu: int) -> tuple[DeviceLease, FileLock]:
     folder = _locks_folder()
+    # CUDA_VISIBLE_DEVICES may say 0 in one experiment and nothing in another: both must find the same lock.
+    installed = _installed_devices() if any(gpu.isdigit() for gpu in gpus) else []
+    identities = {gpu: installed[int(gpu)] if gpu.isdigit() and int(gpu) < len(installed) else gpu for gpu in gpus}
     # Every GPU gets one trial before any gets two.
     leases = [DeviceLease("cuda", gpu, slot) for slot in range(slots_per_gpu) for gpu in gpus]
     last_log = -_LOG_SECONDS
     while True:
         for lease in leases:
-            path = folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', lease.name)}.{lease.slot}.lock"
+            path = folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', identities[lease.name])}.{lease.slot}.lock"
             lock = FileLock(path)
             try:
                 lock.acquire(timeout=0)

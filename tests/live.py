@@ -58,7 +58,7 @@ class LiveExperiment:
 
     def wait(self, *wanted: str, seconds: float = 60.0) -> str:
         """Wait for one of these statuses and return it."""
-        return self.wait_until(lambda: self.status() if self.status() in wanted else None, f"status {wanted}", seconds)
+        return self.wait_until(lambda: next((s for s in [self.status()] if s in wanted), None), f"{wanted}", seconds)
 
     def wait_until(self, look: Any, what: str, seconds: float = 60.0) -> Any:
         """Wait until ``look()`` gives something true and return that."""
