@@ -104,7 +104,7 @@ def _word_input(
     return WordInput(
         WordEmbedding(words, settings.word_width, settings.unknown_rate) if settings.word_width else None,
         model(characters, settings.character_width) if model else None,
-        PretrainedEmbedding(read_vectors(settings.glove, forms)) if settings.glove else None,
+        PretrainedEmbedding(read_vectors(_expanded(settings.glove), forms)) if settings.glove else None,
         feature_width,
     )
 
@@ -112,13 +112,18 @@ def _word_input(
 def _frozen_features(corpora: Mapping[str, Corpus], settings: Settings, device: str) -> list[dict[str, list[Tensor]]]:
     models: list[FrozenModel] = []
     if settings.transformer:
-        models.append(TransformerFeatures(settings.transformer, device))
+        models.append(TransformerFeatures(_expanded(settings.transformer), device))
     if settings.flair:
-        files = [name.strip() for name in settings.flair.split(",")]
+        files = [_expanded(name.strip()) for name in settings.flair.split(",")]
         models.append(PooledFlairFeatures(files, settings.flair_pooling, device))
     words = {split: [sentence.words for sentence in corpus.sentences] for split, corpus in corpora.items()}
-    folder = Path(settings.feature_cache) if settings.feature_cache else _cache_folder()
+    folder = _expanded(settings.feature_cache) if settings.feature_cache else _cache_folder()
     return [split_features(model, words, folder) for model in models]
+
+
+def _expanded(path: str) -> Path:
+    """Replace ``~`` and ``$NAME`` in a path from an experiment file, whose trials run in a folder of NNI's."""
+    return Path(os.path.expandvars(path)).expanduser()
 
 
 def _cache_folder() -> Path:

@@ -59,7 +59,7 @@ class Settings:
     character_width: int = 50
     """Width of what the characters say of a word."""
     glove: str = ""
-    """Text file of word vectors; empty for none."""
+    """Text file of word vectors; empty for none. In this and other paths ``~`` and ``$NAME`` are filled in."""
     transformer: str = ""
     """Local folder of a Hugging Face encoder; empty for none."""
     flair: str = ""
