@@ -54,7 +54,9 @@ class MixedRecurrentCell(RecurrentCell, BaseSuperNetModule):
         self.input_weight, self.node_weights = cell.input_weight, cell.node_weights
         self.logits = logits
         self.relaxation = relaxation
-        self.norm = nn.BatchNorm1d(cell.hidden_size, affine=False)
+        # Statistics of the batch at hand, in evaluation as well: running ones would be shared by all nodes and steps,
+        # whose scales differ, and 9 x T uneven normalisations in a row let states grow without bound.
+        self.norm = nn.BatchNorm1d(cell.hidden_size, affine=False, track_running_stats=False)
         self._softmax = softmax
 
     @classmethod

@@ -78,6 +78,8 @@ SEARCH = Settings(
     weight_decay=5e-7,
     word_dropout=0.0,
     averaging_patience=0,
+    # The search network normalises by the batch at hand, and ten columns give poor statistics.
+    evaluation_batch_size=64,
 )
 
 
