@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections import Counter
+from datetime import timedelta
 from typing import TextIO
 
 from .experiment import Snapshot, Trial
@@ -54,7 +55,7 @@ class Progress:
             self._stream.flush()
 
     def summary(self, snapshot: Snapshot) -> str:
-        """Return one line: seconds, tasks of the plan by stage, what runs, the best metric by stage so far."""
+        """Return one line: time gone, tasks of the plan by stage, what runs, the best metric by stage so far."""
         states = snapshot.task_states()
         stage_of = {trial.key: str(trial.parameters.get("stage", "trial")) for trial in snapshot.trials}
         total, done, failed = Counter[str](), Counter[str](), Counter[str]()
@@ -63,7 +64,7 @@ class Progress:
             total[stage] += 1
             done[stage] += state == "done"
             failed[stage] += state == "failed"
-        parts = [f"{time.monotonic() - self._begun:5.0f} s"]
+        parts = [str(timedelta(seconds=round(time.monotonic() - self._begun)))]
         for stage in sorted(total, key=lambda name: STAGES.index(name) if name in STAGES else len(STAGES)):
             bad = f" ({failed[stage]} failed)" if failed[stage] else ""
             parts.append(f"{stage} {done[stage]}/{total[stage]}{bad}")
@@ -94,4 +95,4 @@ class Progress:
 
 def _epochs(trial: Trial) -> str:
     latest = "" if trial.latest is None else f", {trial.latest:.6g}"
-    return f"epoch {trial.epochs}{latest}" if trial.epochs else f"{trial.seconds:.0f} s"
+    return f"epoch {trial.epochs}{latest}" if trial.epochs else str(timedelta(seconds=round(trial.seconds)))
