@@ -151,7 +151,8 @@ def _run(options: argparse.Namespace) -> int:
     if outputs.pictures:
         print("Pictures: " + "\n          ".join(map(str, outputs.pictures)))
     if interrupt is not None:
-        _say(f"Stopped by {interrupt}. To go on: nnictl resume {started.id}")
+        # Trials run the first python of PATH, which has to be this one.
+        _say(f'Stopped by {interrupt}. To go on: PATH="{Path(sys.executable).parent}:$PATH" nnictl resume {started.id}')
         return 128 + interrupt.number
     failures = describe_failures(snapshot, records, started.folder / "log")
     for line in failures:
