@@ -275,7 +275,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, stage):
     assert set(one["state_dict"]) == set(other["state_dict"])
     for name, value in one["state_dict"].items():
         assert torch.equal(value, other["state_dict"][name]), name
-    assert ("averaging_state" in one) == ("averaging_state" in other)
+    assert ("averaging_state" in one) == ("averaging_state" in other) == (stage == "retrain")
+    for name, value in one.get("averaging_state", {}).items():
+        assert torch.equal(value, other["averaging_state"][name]), name
 
 
 def test_averaging_starts_when_validation_stops_falling_and_not_before():
