@@ -128,7 +128,7 @@ def _expanded(path: str) -> Path:
 
 def _cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "idarts-nni"
+    return Path(base) / "idarts_nni" / "features"
 
 
 def _find(folder: str, split: str, name: str) -> Path:

@@ -67,7 +67,7 @@ class Settings:
     flair_pooling: str = "min"
     """``min``, ``max`` or ``mean``."""
     feature_cache: str = ""
-    """Folder of the features of frozen models; by default ``idarts-nni`` in the user's cache folder."""
+    """Folder of the features of frozen models; by default ``idarts_nni/features`` in the user's cache folder."""
     train_on: str = "train"
     """``train``, or ``train+dev``: then the dev score, which still chooses the epoch, is one on training data."""
     train_sentences: int = 0
