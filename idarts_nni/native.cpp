@@ -17,33 +17,33 @@ namespace {
 constexpr int kBlock = 64;       // columns handled at a time: their temporaries stay in the first-level cache
 constexpr int kSmall = 8192;     // below this many elements a second thread costs more than it saves
 constexpr int kMostOperations = 6;
+// Loops only vectorise if what they call is inlined, and the compiler gives up on that in a file with many variants.
+#define INLINE __attribute__((always_inline)) inline
 enum Operation { kTanh = 1, kRelu = 2, kSigmoid = 4, kIdentity = 8, kGelu = 16, kSilu = 32 };
 constexpr int kBasic = kTanh | kRelu | kSigmoid | kIdentity;
 
-struct BFloat16 {
-  uint16_t bits;
-};
+using BFloat16 = uint16_t;  // its bits; a struct would keep loops from being vectorised
 
-inline float load(float x) { return x; }
-inline double load(double x) { return x; }
-inline float load(BFloat16 x) {
-  uint32_t wide = static_cast<uint32_t>(x.bits) << 16;
+INLINE float load(float x) { return x; }
+INLINE double load(double x) { return x; }
+INLINE float load(BFloat16 x) {
+  uint32_t wide = static_cast<uint32_t>(x) << 16;
   float result;
   std::memcpy(&result, &wide, 4);
   return result;
 }
-inline void store(float* at, float x) { *at = x; }
-inline void store(double* at, double x) { *at = x; }
-inline void store(BFloat16* at, float x) {
+INLINE void store(float* at, float x) { *at = x; }
+INLINE void store(double* at, double x) { *at = x; }
+INLINE void store(BFloat16* at, float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
   bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
   uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  at->bits = is_nan ? static_cast<uint16_t>(0x7fc0) : static_cast<uint16_t>(rounded);
+  *at = is_nan ? static_cast<uint16_t>(0x7fc0) : static_cast<uint16_t>(rounded);
 }
 
 // exp(x) - 1 for x <= 0, precise near 0: x = n ln 2 + r, then 2^n (exp(r) - 1) + (2^n - 1).
-inline float expm1_negative(float x) {
+INLINE float expm1_negative(float x) {
   x = x < -87.0f ? -87.0f : x;  // written so that NaN passes
   float n = __builtin_nearbyintf(x * 1.44269504f);
   float r = x - n * 0.693359375f;
@@ -60,20 +60,20 @@ inline float expm1_negative(float x) {
   std::memcpy(&power, &bits, 4);
   return power * p + (power - 1.0f);
 }
-inline float exp_negative(float x) { return expm1_negative(x) + 1.0f; }
-inline double exp_negative(double x) { return std::exp(x); }
+INLINE float exp_negative(float x) { return expm1_negative(x) + 1.0f; }
+INLINE double exp_negative(double x) { return std::exp(x); }
 
 // tanh(x / 2): sigmoid and tanh both follow from it without loss of precision.
-inline float half_tanh(float x) {
+INLINE float half_tanh(float x) {
   float e = expm1_negative(-__builtin_fabsf(x));
   float t = -e / (2.0f + e);
   return __builtin_copysignf(t, x);
 }
-inline double half_tanh(double x) { return std::tanh(0.5 * x); }
+INLINE double half_tanh(double x) { return std::tanh(0.5 * x); }
 template <typename T>
-inline T sigmoid_of(T t) { return T(0.5) + T(0.5) * t; }
+INLINE T sigmoid_of(T t) { return T(0.5) + T(0.5) * t; }
 template <typename T>
-inline T tanh_of(T t) { return (t + t) / (T(1) + t * t); }
+INLINE T tanh_of(T t) { return (t + t) / (T(1) + t * t); }
 
 template <typename T>
 struct Coefficients {  // of one link
@@ -82,7 +82,7 @@ struct Coefficients {  // of one link
 
 // Value and derivative of a mixture of the four basic operations; the others' terms fall away when compiled.
 template <int kMask, typename T>
-inline void mixture(const Coefficients<T>& a, T u, T& value, T& derivative, T& t_value, T& s_value) {
+INLINE void mixture(const Coefficients<T>& a, T u, T& value, T& derivative, T& t_value, T& s_value) {
   value = 0;
   derivative = 0;
   if constexpr ((kMask & (kTanh | kSigmoid)) != 0) {
