@@ -21,6 +21,8 @@ from trials.tagging import write_conll
 from trials.task import Job, resolve_settings
 from trials.training import load_task, run_job
 
+from .test_embeddings import encoder_folder, needs_transformers  # noqa: F401  (a fixture)
+
 TINY = CellSpace(2, ("zeroize", "tanh", "relu"))
 CELL = Architecture.random(TINY, 1)
 PAPER = CellSpace(8, ("zeroize", "tanh", "relu", "sigmoid", "identity"))
@@ -335,6 +337,22 @@ def test_a_resumed_retraining_equals_an_uninterrupted_one(tmp_path):
         [epoch[key] for key in keys] for epoch in whole.history
     ]
     assert resumed.test == whole.test
+
+
+@needs_transformers
+def test_a_second_run_on_cached_features_scores_the_same(tmp_path, encoder_folder, monkeypatch):  # noqa: F811
+    def without_the_model(*arguments):
+        raise AssertionError("The features were computed again.")
+
+    features = {"transformer": str(encoder_folder), "feature_cache": str(tmp_path / "cache"), "word_width": 0}
+    first = run(tmp_path, "first", **features)
+    monkeypatch.setattr("trials.contextual.TransformerFeatures.features", without_the_model)
+    second = run(tmp_path, "second", **features)
+    keys = ("validation", "train")
+    assert [[epoch[key] for key in keys] for epoch in second.history] == [
+        [epoch[key] for key in keys] for epoch in first.history
+    ]
+    assert second.test == first.test
 
 
 @pytest.mark.data
