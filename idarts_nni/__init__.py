@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .architecture import Architecture, Edge
     from .derive import derive_architecture, node_probabilities
+    from .mixed_cell import MixedCell, MixedNode
+    from .model_architecture import ModelArchitecture, read_architecture
     from .modules import FixedRecurrentCell, RecurrentCell
     from .mutator import MixedRecurrentCell
+    from .node import FixedNode, Node
     from .space import CellSpace
     from .strategy import IDARTS
     from .tuner import SearchThenRetrain
@@ -20,12 +23,18 @@ __all__ = [
     "Architecture",
     "CellSpace",
     "Edge",
+    "FixedNode",
     "FixedRecurrentCell",
+    "MixedCell",
+    "MixedNode",
     "MixedRecurrentCell",
+    "ModelArchitecture",
+    "Node",
     "RecurrentCell",
     "SearchThenRetrain",
     "derive_architecture",
     "node_probabilities",
+    "read_architecture",
 ]
 
 __version__ = "0.1.0"
@@ -35,12 +44,18 @@ _HOMES = {
     "Architecture": "architecture",
     "CellSpace": "space",
     "Edge": "architecture",
+    "FixedNode": "node",
     "FixedRecurrentCell": "modules",
+    "MixedCell": "mixed_cell",
+    "MixedNode": "mixed_cell",
     "MixedRecurrentCell": "mutator",
+    "ModelArchitecture": "model_architecture",
+    "Node": "node",
     "RecurrentCell": "modules",
     "SearchThenRetrain": "tuner",
     "derive_architecture": "derive",
     "node_probabilities": "derive",
+    "read_architecture": "model_architecture",
 }
 
 

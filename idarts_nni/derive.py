@@ -6,13 +6,14 @@ the order (0,1), (0,2), (1,2), (0,3), ..., so that the rows of a node are consec
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from .architecture import Architecture, Edge
-from .operations import ZEROIZE
+from .operations import NO_OPERATIONS
+from .ranking import RankedEdge, rank_edges
 from .space import CellSpace
 
 RELAXATIONS = ("node", "edge")
@@ -43,6 +44,14 @@ def node_probabilities(logits: Tensor) -> Tensor:
     return logits.flatten().softmax(0).view_as(logits)
 
 
+def relax_node(logits: Tensor, relaxation: str = "node", softmax: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Relax one node; arguments as in :func:`cell_probabilities`, logits and result of shape ``(sources, K)``."""
+    _check_relaxation(relaxation)
+    if relaxation == "edge":
+        return logits.softmax(-1) if softmax is None else softmax(logits)
+    return node_probabilities(logits) if softmax is None else softmax(logits.flatten()).view_as(logits)
+
+
 def cell_probabilities(
     logits: Tensor, relaxation: str = "node", softmax: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
@@ -68,10 +77,8 @@ def cell_probabilities(
     """
     _check_relaxation(relaxation)
     if relaxation == "edge":
-        return logits.softmax(-1) if softmax is None else softmax(logits)
-    if softmax is None:
-        return torch.cat([node_probabilities(rows) for rows in split_nodes(logits)])
-    return torch.cat([softmax(rows.flatten()).view_as(rows) for rows in split_nodes(logits)])
+        return relax_node(logits, relaxation, softmax)  # each row by itself: the nodes make no difference
+    return torch.cat([relax_node(rows, relaxation, softmax) for rows in split_nodes(logits)])
 
 
 def split_nodes(pairs: Tensor) -> tuple[Tensor, ...]:
@@ -109,41 +116,73 @@ def derive_architecture(logits: Tensor, space: CellSpace, relaxation: str = "nod
     ValueError
         If the shape of the logits is not that of the space, a logit is not finite, or ``relaxation`` is unknown.
     """
-    _check_relaxation(relaxation)
+    ranked = rank_cell(logits, space, relaxation)
+    return Architecture(
+        tuple(
+            weighted_edges(edges[: space.kept_edges(node)], space.operations)
+            for node, edges in enumerate(ranked, start=1)
+        )
+    )
+
+
+def rank_cell(logits: Tensor, space: CellSpace, relaxation: str = "node") -> list[list[RankedEdge]]:
+    """Return for each node all non-zeroize edges, in the order in which the derivation takes them.
+
+    Raises
+    ------
+    ValueError
+        As :func:`derive_architecture`.
+    """
     expected = (space.num_pairs, len(space.operations))
     if tuple(logits.shape) != expected:
         raise ValueError(f"Logits of shape {tuple(logits.shape)} do not fit the space, which needs {expected}.")
+    passed_over = (0,) if space.profile == "authors-code" else ()
+    return [
+        rank_node(rows, space.operations, relaxation, passed_over if node > 1 else ())
+        for node, rows in enumerate(split_nodes(logits), start=1)
+    ]
+
+
+def rank_node(
+    logits: Tensor, operations: Sequence[str], relaxation: str = "node", passed_over: Collection[int] = ()
+) -> list[RankedEdge]:
+    """Return all edges of one node that compute something, in the order in which the derivation takes them.
+
+    Parameters
+    ----------
+    logits
+        Shape ``(sources, K)``.
+    operations
+        Names of the columns; those of :data:`idarts_nni.operations.NO_OPERATIONS` are never taken.
+    relaxation
+        The one that the logits were trained with.
+    passed_over
+        Sources that are taken only when no other is left.
+
+    Raises
+    ------
+    ValueError
+        If a logit is not finite, or ``relaxation`` is unknown.
+    """
+    _check_relaxation(relaxation)
     # Double precision on the CPU: the same numbers, and so the same ties, whatever device the search ran on.
     logits = logits.detach().to("cpu", torch.float64)
     if not bool(logits.isfinite().all()):
         raise ValueError("Some logits are not finite: the search diverged, and no cell can be derived from it.")
-    nodes = []
-    for node, rows in enumerate(split_nodes(logits), start=1):
-        # The logarithm keeps apart what a softmax would round to the same number.
-        scores = rows.flatten().log_softmax(0).view_as(rows) if relaxation == "node" else rows.log_softmax(-1)
-        ranked = _rank_edges(scores, node, space, distinct_sources=relaxation == "edge")
-        nodes.append(_weighted_edges(ranked[: space.kept_edges(node)], scores, space))
-    return Architecture(tuple(nodes))
+    # The logarithm keeps apart what a softmax would round to the same number.
+    scores = logits.flatten().log_softmax(0).view_as(logits) if relaxation == "node" else logits.log_softmax(-1)
+    values: list[list[float]] = scores.tolist()
+    columns = [column for column, name in enumerate(operations) if name not in NO_OPERATIONS]
+    edges = rank_edges(values, columns, distinct_sources=relaxation == "edge", passed_over=passed_over)
+    return [(source, column, values[source][column]) for source, column in edges]
 
 
-def _rank_edges(scores: Tensor, node: int, space: CellSpace, *, distinct_sources: bool) -> list[tuple[int, int]]:
-    """Return the (source, column) of all non-zeroize edges of a node, best first."""
-    values = scores.tolist()
-    columns = [column for column, name in enumerate(space.operations) if name != ZEROIZE]
-    pass_over = space.profile == "authors-code" and node > 1
-    edges = [(source, column) for source in range(node) for column in columns]
-    edges.sort(key=lambda edge: (pass_over and edge[0] == 0, -values[edge[0]][edge[1]], edge))
-    if not distinct_sources:
-        return edges
-    best = {edge[0]: edge for edge in reversed(edges)}  # the last one written is the best of its source
-    return [edge for edge in edges if best[edge[0]] == edge] + [edge for edge in edges if best[edge[0]] != edge]
-
-
-def _weighted_edges(kept: list[tuple[int, int]], scores: Tensor, space: CellSpace) -> tuple[Edge, ...]:
-    weights = torch.stack([scores[source, column] for source, column in kept]).softmax(0).tolist()
+def weighted_edges(kept: Sequence[RankedEdge], operations: Sequence[str]) -> tuple[Edge, ...]:
+    """Return kept edges with their probabilities, renormalised to sum 1."""
+    weights = torch.tensor([score for _, _, score in kept], dtype=torch.float64).softmax(0).tolist()
     return tuple(
-        Edge(source, space.operations[column], round(weight, 6))
-        for (source, column), weight in zip(kept, weights, strict=True)
+        Edge(source, operations[column], round(weight, 6))
+        for (source, column, _), weight in zip(kept, weights, strict=True)
     )
 
 

@@ -8,10 +8,11 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
 from .architecture import Architecture
-from .derive import cell_probabilities, derive_architecture, split_nodes
+from .derive import cell_probabilities, derive_architecture, rank_cell, split_nodes
 from .kernels import unroll_mixed
 from .modules import FixedRecurrentCell, RecurrentCell, architecture_to_sample, edge_choice, sample_to_architecture
 from .operations import ZEROIZE
+from .ranking import Alternative, RankedEdge, kept_sets
 
 LOGIT_SCALE = 1e-3
 """Logits start at this times a standard normal draw."""
@@ -97,6 +98,17 @@ class MixedRecurrentCell(RecurrentCell, BaseSuperNetModule):
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
         """Do nothing: every edge takes part in every step."""
         return {}
+
+    def decisions(self) -> list[Iterator[Alternative]]:
+        """Return one decision for each node: its sets of edges, best first."""
+        ranked = rank_cell(self.logits, self.space, self.relaxation)
+        return [self._node_decision(node, edges) for node, edges in enumerate(ranked, start=1)]
+
+    def _node_decision(self, node: int, ranked: list[RankedEdge]) -> Iterator[Alternative]:
+        label = self.choices[node - 1].label
+        for score, kept in kept_sets(ranked, self.space.kept_edges(node)):
+            edges = sorted((source, self.space.operations[column]) for source, column in kept)
+            yield Alternative(score, {label: [edge_choice(*edge) for edge in edges]})
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
         """Return the derived cell as an NNI sample."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 ZEROIZE = "zeroize"
 """The edge that is not there: it takes part in the softmax and contributes nothing, not even the carry."""
 
+NO_OPERATIONS = (ZEROIZE, "none")
+"""Names under which a space of any kind may list the edge that is not there; ``none`` is the word of DARTS's code."""
+
 OPERATIONS: dict[str, str] = {
     "tanh": "torch.tanh",
     "relu": "torch.relu",

@@ -1,17 +1,26 @@
 """The search strategy, for ``NasExperiment`` and for trials alike."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
+from nni.mutable import Categorical, CategoricalMultiple
 from nni.nas.evaluator.pytorch import LightningModule
+from nni.nas.nn.pytorch import ModelSpace, MutableModule
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
+from nni.nas.space import RawFormatModelSpace
 from nni.nas.strategy import DARTS
 from torch import Tensor, nn, optim
 
 from .architecture import Architecture
 from .derive import RELAXATIONS
+from .mixed_cell import MixedCell, MixedNode
 from .mutator import MixedRecurrentCell
+from .ranking import Alternative, nni_decisions, ranked_combinations
+
+_logger = logging.getLogger(__name__)
 
 
 class IDARTS(DARTS):
@@ -24,8 +33,9 @@ class IDARTS(DARTS):
 
     The supported mutation primitives of IDARTS are:
 
-    * :class:`idarts_nni.RecurrentCell`, under the node-level softmax.
-    * Those of :class:`nni.nas.strategy.DARTS`, as there.
+    * :class:`idarts_nni.RecurrentCell`, :class:`idarts_nni.Node` and :class:`nni.nas.nn.pytorch.Cell`, under the
+      node-level softmax.
+    * ``LayerChoice``, ``InputChoice``, ``Repeat`` and value choices, as under :class:`nni.nas.strategy.DARTS`.
 
     Parameters
     ----------
@@ -95,7 +105,19 @@ class IDARTS(DARTS):
 
     def default_mutation_hooks(self) -> list[Callable[..., Any]]:
         """Put the hooks of this package before those of DARTS; called once, when the model space is mutated."""
-        return [MixedRecurrentCell.mutate, *super().default_mutation_hooks()]
+        ours = [MixedRecurrentCell.mutate, MixedNode.mutate, MixedCell.mutate]
+        return [*ours, *super().default_mutation_hooks()]
+
+    def mutate_model(self, model: ModelSpace) -> ModelSpace:
+        """Turn a model space into the search network, in place.
+
+        Raises
+        ------
+        TypeError
+            If the space holds a choice that no gradient can search; the message names its module and the reason.
+        """
+        _refuse_what_has_no_gradient(model)
+        return super().mutate_model(model)
 
     def run_hook(
         self, hook: Callable[..., Any], name: str, module: nn.Module, memo: dict[str, Any]
@@ -105,7 +127,12 @@ class IDARTS(DARTS):
         def with_relaxation(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> Any:
             return hook(module, name, memo, {**mutate_kwargs, "relaxation": self.relaxation})
 
-        return super().run_hook(with_relaxation, name, module, memo)
+        try:
+            return super().run_hook(with_relaxation, name, module, memo)
+        except (TypeError, ValueError, KeyError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            reason = error.args[0] if error.args else error
+            raise kind(f"{name} ({type(module).__name__}) cannot be searched: {reason}") from error
 
     def configure_oneshot_module(self, training_module: LightningModule) -> "IDARTSLightningModule":
         """Wrap the evaluator's module in the two-phase training."""
@@ -127,6 +154,38 @@ class IDARTS(DARTS):
     def val_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
         """Keep the validation pass at the end of each epoch, which NNI's DARTS leaves out."""
         return _part(val_dataloader_fn(), "evaluate")
+
+    def list_models(self, sort: bool = True, limit: int | None = 1) -> Iterator[RawFormatModelSpace]:
+        """Yield the derived models, the best first.
+
+        A model's score is the sum, over its choices, of the logarithm of their probabilities (over the kept edges,
+        where a node keeps several). The first model is what the search derives; the next ones differ from it where
+        the search was least sure. Where NNI's own relaxation of a ``Cell`` is in use (``relaxation: edge``), its cell
+        stays the same in all of them.
+
+        Parameters
+        ----------
+        sort
+            Must be true, as in NNI's one-shot strategies.
+        limit
+            Number of models; None for all that there are, which may be a great many.
+        """
+        if not sort:
+            _logger.warning("One-shot strategies list models best first; sort=False is not followed.")
+        for alternative in islice(self.ranked_samples(), limit):
+            yield self.model_space.freeze(dict(alternative.sample))
+
+    def ranked_samples(self) -> Iterator[Alternative]:
+        """Yield samples of the model space with their scores, best first and each once, as :meth:`list_models`."""
+        self.oneshot_module.set_model(self.supernet)
+        decisions: list[Iterator[Alternative]] = []
+        known: dict[str, Any] = {}
+        for module in self.oneshot_module.supernet_modules():
+            new = module.export(known)
+            if new:
+                decisions += module.decisions() if hasattr(module, "decisions") else nni_decisions(module, new, known)
+                known |= new
+        return ranked_combinations(decisions)
 
     def derived_architectures(self) -> dict[str, Architecture]:
         """Return the cell that each label derives now, with its edges' learnt weights.
@@ -227,6 +286,26 @@ class IDARTSLightningModule(DartsLightningModule):
     def on_validation_epoch_end(self) -> None:
         """Forward to the evaluator's module."""
         self.training_module.on_validation_epoch_end()
+
+
+def _refuse_what_has_no_gradient(model: ModelSpace) -> None:
+    for name, module in model.named_modules():
+        if not isinstance(module, MutableModule):
+            continue
+        if module is model and module.mutables:
+            labels = ", ".join(str(label) for mutable in module.mutables for label in mutable.simplify())
+            raise TypeError(
+                f"{type(model).__name__} cannot be searched: its choices {labels} are registered on the model space "
+                f"itself, where nothing can weigh them. Put them into a layer: LayerChoice, InputChoice, Repeat, an "
+                f"NNI layer such as MutableLinear, or a Node."
+            )
+        for mutable in module.mutables:
+            for label, leaf in mutable.simplify().items():
+                if not isinstance(leaf, (Categorical, CategoricalMultiple)):
+                    raise TypeError(
+                        f"{name} ({type(module).__name__}) cannot be searched: its choice {label!r} is "
+                        f"{type(leaf).__name__}, and only a choice among listed values can be weighed. Use nni.choice."
+                    )
 
 
 class _frozen:

@@ -11,18 +11,21 @@ PACKAGE = Path(__file__).resolve().parents[1] / "idarts_nni"
 KERNEL_HELPERS = "(helpers of kernels)"
 ORDER = [
     # what is searched
-    "files", "operations", "space", "architecture", "derive",
+    "files", "operations", "space", "architecture", "model_architecture", "ranking", "derive",
     # how a cell computes
     "cell", KERNEL_HELPERS, "kernels",
     # how NNI sees it
-    "modules", "mutator", "strategy", "parameters", "plan", "manager", "tuner", "devices", "trial", "checkpoint",
+    "modules", "node", "mutator", "mixed_cell", "strategy",
+    # how trials are planned and run
+    "parameters", "plan", "manager", "tuner", "devices", "trial", "checkpoint",
     # around a run
     "report", "results", "layout", "draw", "code_folder", "preflight", "experiment", "outcome", "progress", "cli",
     "__main__",
 ]  # fmt: skip
 """Modules that are not named here are helpers of ``kernels``."""
 WITHOUT_TORCH = [
-    "files", "operations", "space", "architecture", "parameters", "plan", "manager", "tuner", "devices", "trial",
+    "files", "operations", "space", "architecture", "model_architecture", "ranking", "parameters", "plan", "manager",
+    "tuner", "devices", "trial",
     "report", "results", "layout", "draw", "code_folder", "preflight", "experiment", "outcome", "progress", "cli",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
