@@ -14,7 +14,7 @@ from idarts_nni.architecture import Architecture
 from idarts_nni.space import CellSpace
 
 FUNCTIONS = {
-    "tanh": lambda z: (z.exp() - (-z).exp()) / (z.exp() + (-z).exp()),
+    "tanh": lambda z: 1 - 2 / ((2 * z).exp() + 1),
     "relu": lambda z: z.clamp(min=0),
     "sigmoid": lambda z: 1 / (1 + (-z).exp()),
     "identity": lambda z: z,

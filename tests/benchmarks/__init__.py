@@ -1,0 +1,1 @@
+"""Equality first, then time and memory: ``python -m tests.benchmarks`` (``--quick`` for a minute's worth)."""
