@@ -1,0 +1,29 @@
+"""Peak memory of one step, each variant in a process of its own."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+from .bench_step import RETRAIN, SEARCH, Step, in_setting
+
+WAYS = ("nothing", "fast", "fast bf16", "original", "fast retrain", "original retrain")
+
+
+def peak_megabytes(way: str) -> float:
+    """Run one step in a child process and return its peak resident memory."""
+    command = [sys.executable, "-m", "tests.benchmarks.bench_memory", way]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _run(way: str) -> float:
+    fixed = "retrain" in way
+    step = Step(RETRAIN if fixed else SEARCH, fixed, fast="fast" in way)
+    if way != "nothing":
+        in_setting(step.run, bf16="bf16" in way)()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    print(_run(sys.argv[1]))
