@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]  # ships no type information; NNI depends on it
 from nni.tuner import Tuner
 
 from .files import write_atomically
@@ -174,12 +175,14 @@ class SearchThenRetrain(Tuner):
     def _start(self, manager: Manager) -> Plan:
         config = manager.config()
         refuse_gpu_number(config)
-        if config.get("maxTrialNumber"):
-            _logger.warning("maxTrialNumber is %s: the plan is cut off there.", config["maxTrialNumber"])
         if self._space is None:
             raise ValueError("NNI sent no search space.")
         saved = self._load()
-        data = saved["data"] if saved else find_data(self._settings.data, config)
+        if config.get("maxTrialNumber") and not saved:
+            _logger.warning("maxTrialNumber is %s: the plan is cut off there.", config["maxTrialNumber"])
+        # The folder of the first session, wherever the experiment is resumed from, as long as it is there.
+        is_there = saved is not None and (saved["data"] in ("", EMBEDDED) or Path(saved["data"]).is_dir())
+        data = saved["data"] if saved and is_there else find_data(self._settings.data, config, _user_environment())
         plan = Plan(self._settings, self._space, data)
         if saved:
             plan.restore(saved)
@@ -223,8 +226,10 @@ class SearchThenRetrain(Tuner):
             return None
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
+            if set(saved) == {"problem"}:  # it could not start
+                return None
             Plan(self._settings, {}).restore(saved)
-            return saved if isinstance(saved["data"], str) else None
+            return {**saved, "data": str(saved["data"])}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             _logger.warning("%s is damaged (%s): the plan is made again from the manager's database.", path, error)
             return None
@@ -281,6 +286,20 @@ def find_data(asked: str | None, config: Mapping[str, Any], environment: Mapping
         f"{origin} asks for {name!r}; there is no such folder: looked for {places}. "
         f"Name an existing folder, by its absolute path to be sure, or {EMBEDDED!r} for the corpus that comes along."
     )
+
+
+def _user_environment() -> dict[str, str]:
+    """Return the environment in which the user called nnictl.
+
+    The dispatcher works in its log folder, and the shell between it and the manager has set PWD to that; the manager
+    still has the user's.
+    """
+    environment = dict(os.environ)
+    try:
+        environment["PWD"] = psutil.Process(os.getppid()).environ()["PWD"]
+    except (psutil.Error, OSError, KeyError) as error:
+        _logger.warning("The folder in which nnictl was called is unknown (%r).", error)
+    return environment
 
 
 def _plan_path() -> Path | None:

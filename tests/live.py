@@ -109,11 +109,17 @@ class LiveExperiment:
 
     def resume(self, **variables: str) -> None:
         """Go on with a stopped experiment, on a port of its own."""
-        self.port = free_port()
-        self.base = f"http://localhost:{self.port}/api/v1/nni"
         self.environment.update(variables)
-        output = _nnictl(["resume", self.id, "--port", str(self.port)], self.environment, self.home)
-        self.wait_until(lambda: self._answers(), f"answer after resume: {output}", 30)
+        for _ in range(4):
+            self.port = free_port()
+            self.base = f"http://localhost:{self.port}/api/v1/nni"
+            known = len(self.log())
+            output = _nnictl(["resume", self.id, "--port", str(self.port)], self.environment, self.home)
+            self.wait_until(self._answers, f"answer after resume: {output}", 30)
+            self.wait_until(lambda known=known: len(self.log()) > known or self.status() == "ERROR", "dispatcher", 60)
+            if len(self.log()) > known:
+                return
+            self.stop()
 
     def manager_pid(self) -> int | None:
         """Return the process id of NNI's manager."""
@@ -179,15 +185,25 @@ def live_experiment(
         "PWD": str(cwd or home),
         **(environment or {}),
     }
-    port = free_port()
-    output = _nnictl(["create", "--config", str(file), "--port", str(port)], variables, cwd or home)
-    found = re.search(r"Experiment ID: \S*?(\w{8})\b", re.sub(r"\x1b\[[0-9;]*m", "", output))
-    assert found, f"nnictl create did not start an experiment:\n{output}"
-    experiment = LiveExperiment(home, port, variables, found.group(1))
+    experiment = _created(file, home, variables, cwd or home)
     try:
         yield experiment
     finally:
         experiment.stop()
+
+
+def _created(file: Path, home: Path, environment: Mapping[str, str], cwd: Path, tries: int = 4) -> LiveExperiment:
+    port = free_port()
+    output = _nnictl(["create", "--config", str(file), "--port", str(port)], environment, cwd)
+    found = re.search(r"Experiment ID: \S*?(\w{8})\b", re.sub(r"\x1b\[[0-9;]*m", "", output))
+    assert found, f"nnictl create did not start an experiment:\n{output}"
+    experiment = LiveExperiment(home, port, environment, found.group(1))
+    # On a busy machine Python needs more than the ten seconds after which NNI gives its dispatcher up.
+    experiment.wait_until(lambda: experiment.log() or experiment.status() == "ERROR", "dispatcher", 60)
+    if experiment.log() or tries == 1:
+        return experiment
+    experiment.stop()
+    return _created(file, home, environment, cwd, tries - 1)
 
 
 def free_port() -> int:

@@ -11,6 +11,7 @@ import time
 
 from idarts_nni import trial
 from idarts_nni.architecture import Architecture
+from idarts_nni.files import write_atomically
 from idarts_nni.space import CellSpace
 
 
@@ -21,7 +22,7 @@ def main() -> None:
         sys.exit(3)
     parameters = trial.receive_parameters()
     received = {**parameters.to_dict(), "pid": os.getpid()}
-    (trial.output_directory() / "received.json").write_text(json.dumps(received))
+    write_atomically(trial.output_directory() / "received.json", json.dumps(received))
     folder = trial.task_directory(parameters.key)
     with open(folder / "starts.txt", "a") as starts:
         starts.write(f"{os.environ['NNI_TRIAL_JOB_ID']} {os.getpid()}\n")

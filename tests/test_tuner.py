@@ -135,6 +135,23 @@ def test_a_final_metric_is_unpacked_from_json_in_json():
     assert final_metric({"finalMetricData": [{"data": json.dumps(json.dumps({"default": 1.5}))}]}) == {"default": 1.5}
 
 
+def test_a_plan_on_disk_is_taken_over_and_a_damaged_one_is_noticed(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("NNI_CHECKPOINT_DIRECTORY", str(tmp_path))
+    tuner, path = SearchThenRetrain(), tmp_path / "plan.json"
+    assert tuner._load() is None
+    kept = {"idarts": [{"fingerprint": "00000000", "architecture": "{}", "score": 1.0}]}
+    whole = json.dumps({"data": "embedded", "found": kept, "kept": kept, "tasks": {}, "problem": None})
+    path.write_text(whole)
+    assert tuner._load() == json.loads(whole)
+    path.write_text('{"problem": "no data"}')
+    assert tuner._load() is None and not caplog.text
+    damaged = [whole[:-9], "", "[]", "7", "null", whole.replace('"score"', '"x"'), whole.replace('"kept"', '"x"')]
+    for content in damaged:
+        caplog.clear()
+        path.write_text(content)
+        assert tuner._load() is None and "is damaged" in caplog.text
+
+
 # With NNI's manager.
 
 
@@ -162,7 +179,7 @@ def test_an_experiment_searches_selects_retrains_and_is_done_with_three_trials_a
         "search": {"epochs": 3},
     }
     with live_experiment(tmp_path, arguments, concurrency=3) as experiment:
-        assert experiment.wait("DONE", "ERROR", seconds=240) == "DONE", experiment.log()
+        assert experiment.wait("DONE", "ERROR", seconds=300) == "DONE", experiment.log()
         assert_every_trial_got_its_own_parameters(experiment)
         assert_every_task_succeeded_once(experiment)
         # What the fake trial scores is known: so is the cell that has to win.
@@ -192,7 +209,7 @@ def test_one_at_a_time_a_crash_an_early_death_and_silence_are_tried_again(tmp_pa
     }
     arguments = {"methods": ["idarts", "lstm"], "search_seeds": [1, 2], "retrain_seeds": [1, 2], "data": "embedded"}
     with live_experiment(tmp_path, arguments, behaviour=behaviour) as experiment:
-        assert experiment.wait("DONE", "ERROR", seconds=240) == "DONE", experiment.log()
+        assert experiment.wait("DONE", "ERROR", seconds=300) == "DONE", experiment.log()
         assert_every_trial_got_its_own_parameters(experiment)
         tasks = experiment.plan()["tasks"]
         attempts = {key: (task["state"], task["attempts"]) for key, task in tasks.items()}
@@ -205,7 +222,7 @@ def test_one_at_a_time_a_crash_an_early_death_and_silence_are_tried_again(tmp_pa
 def test_an_experiment_in_which_every_search_fails_ends_in_error_with_the_reason(tmp_path):
     arguments = {"methods": ["idarts", "darts"], "data": "embedded", "max_attempts": 1}
     with live_experiment(tmp_path, arguments, concurrency=2, behaviour={"*": {"crash": True}}) as experiment:
-        assert experiment.wait("DONE", "ERROR", seconds=120) == "ERROR"
+        assert experiment.wait("DONE", "ERROR", seconds=300) == "ERROR"
         problem = experiment.plan()["problem"]
         assert "No retraining succeeded. search-idarts-s1: 1 attempt(s)" in problem and problem in experiment.log()
 
@@ -224,7 +241,7 @@ def test_an_experiment_in_which_every_search_fails_ends_in_error_with_the_reason
 )
 def test_an_experiment_that_cannot_start_is_in_error_at_once_with_the_reason(tmp_path, changes, reason):
     with live_experiment(tmp_path, **{"class_args": {}, **changes}) as experiment:
-        assert experiment.wait("DONE", "ERROR", seconds=60) == "ERROR"
+        assert experiment.wait("DONE", "ERROR", seconds=300) == "ERROR"
         assert reason in experiment.plan()["problem"] and reason in experiment.log()
         assert experiment.trials() == []
 
@@ -235,7 +252,7 @@ def test_a_relative_data_folder_of_the_environment_is_found_from_where_nnictl_wa
     with live_experiment(
         tmp_path, {"methods": ["lstm"]}, cwd=tmp_path / "user", environment={"IDARTS_DATA": "corpus"}
     ) as experiment:
-        assert experiment.wait("DONE", "ERROR", seconds=60) == "DONE", experiment.log()
+        assert experiment.wait("DONE", "ERROR", seconds=300) == "DONE", experiment.log()
         assert [job["parameters"]["data"] for job in experiment.trials()] == [str(tmp_path / "user" / "corpus")]
 
 
@@ -257,7 +274,7 @@ def test_a_killed_trial_runs_again_and_a_cancelled_one_does_not(tmp_path):
     with live_experiment(tmp_path, arguments, concurrency=2, behaviour=behaviour) as experiment:
         os.kill(start_of(experiment, "retrain-lstm-r1")[1], signal.SIGKILL)
         request("DELETE", f"{experiment.base}/trial-jobs/{start_of(experiment, 'retrain-lstm-r2')[0]}")
-        assert experiment.wait("DONE", "ERROR", seconds=120) == "DONE", experiment.log()
+        assert experiment.wait("DONE", "ERROR", seconds=300) == "DONE", experiment.log()
         tasks = experiment.plan()["tasks"]
         states = {key: (task["state"], task["attempts"]) for key, task in tasks.items()}
         assert states == {
@@ -284,6 +301,6 @@ def test_a_stopped_or_killed_experiment_goes_on_where_it_was(tmp_path, how):
             experiment.wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), "end of the trial", 20)
             (experiment.folder / "environments" / "local-env" / "trials" / trial / "received.json").unlink()
             experiment.resume()
-        assert experiment.wait("DONE", "ERROR", seconds=240) == "DONE", experiment.log()
+        assert experiment.wait("DONE", "ERROR", seconds=300) == "DONE", experiment.log()
         assert_every_trial_got_its_own_parameters(experiment)
         assert_every_task_succeeded_once(experiment)
