@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-METHODS = ("idarts", "darts", "random", "lstm")
-"""``random`` draws its cells, ``lstm`` is a baseline without a cell: neither has a search trial."""
+BASELINES = ("lstm", "cnn")
+"""Plain models without a cell, for text and for images: they are retrained and nothing is searched."""
+METHODS = ("idarts", "darts", "random", *BASELINES)
+"""``random`` draws its cells; where the space is the task's own (images), a search trial draws them."""
 STAGES = ("search", "select", "retrain")
 NO_CELL = "-"
 
@@ -32,7 +34,7 @@ class Settings:
     """
 
     methods: Sequence[str] = ("idarts",)
-    """What to compare: any of idarts, darts, random, lstm."""
+    """What to compare: any of idarts, darts, random, lstm (text), cnn (images)."""
     search_seeds: Sequence[int] = (1,)
     """One search for each method and seed; one drawn cell for each seed of ``random``."""
     retrain_seeds: Sequence[int] = (1,)

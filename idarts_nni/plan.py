@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .architecture import Architecture
-from .parameters import NO_CELL, STAGES, Settings, TrialParameters
+from .parameters import BASELINES, NO_CELL, STAGES, Settings, TrialParameters
 from .space import CellSpace
 
 MODEL = "model"
@@ -257,7 +257,7 @@ class Plan:
 
     def _searches(self, method: str) -> list[TrialParameters]:
         drawn_here = method == "random" and isinstance(self.space, CellSpace)
-        if method == "lstm" or drawn_here:
+        if method in BASELINES or drawn_here:
             return []
         return [self._task("search", method, seed, f"search-{method}-s{seed}") for seed in self.settings.search_seeds]
 
@@ -297,8 +297,8 @@ class Plan:
 
     def _retrains(self, method: str) -> list[TrialParameters]:
         seeds = self.settings.retrain_seeds
-        if method == "lstm":
-            return [self._task("retrain", method, seed, f"retrain-lstm-r{seed}") for seed in seeds]
+        if method in BASELINES:
+            return [self._task("retrain", method, seed, f"retrain-{method}-r{seed}") for seed in seeds]
         return [
             self._task("retrain", method, seed, f"retrain-{method}-{cell.fingerprint}-r{seed}", cell)
             for cell in self.kept.get(method, [])

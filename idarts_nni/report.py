@@ -17,7 +17,7 @@ import pandas as pd
 
 from .architecture import Architecture
 from .files import MAX_BYTES
-from .parameters import METHODS, STAGES
+from .parameters import BASELINES, METHODS, STAGES
 from .space import CellSpace
 
 COLUMNS = (
@@ -87,7 +87,7 @@ def failed_record(parameters: Mapping[str, Any], *, state: str, reason: str) -> 
     """
     n, combine = "-", "-"
     space = json.loads(parameters.get("space") or "{}")
-    if parameters.get("method") != "lstm" and "num_nodes" in space:
+    if parameters.get("method") not in BASELINES and "num_nodes" in space:
         checked = CellSpace.from_dict(space, origin="parameters of the failed trial")
         n, combine = str(checked.edges_per_node), checked.combine
     record: Record = {**dict.fromkeys(COLUMNS), "n": n, "combine": combine, "state": state, "failure": reason}

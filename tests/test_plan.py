@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idarts_nni.architecture import Architecture
-from idarts_nni.parameters import METHODS, Settings, TrialParameters
+from idarts_nni.parameters import BASELINES, METHODS, Settings, TrialParameters
 from idarts_nni.plan import Job, Outcome, Plan, judge, read_cell, read_space
 from idarts_nni.space import CellSpace
 
@@ -76,7 +76,7 @@ def test_searches_of_searching_methods_and_retrainings_of_the_others_start_at_on
     assert ready_keys(plan) == [
         *(f"search-{method}-s{seed}" for method in ("idarts", "darts") for seed in (1, 2)),
         *(f"retrain-random-{cell}-r{seed}" for cell in drawn for seed in (1, 2)),
-        *(f"retrain-lstm-r{seed}" for seed in (1, 2)),
+        *(f"retrain-{baseline}-r{seed}" for baseline in BASELINES for seed in (1, 2)),
     ]
 
 

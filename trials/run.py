@@ -27,8 +27,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from idarts_nni.architecture import Architecture
-from idarts_nni.files import write_atomically
-from idarts_nni.parameters import METHODS, STAGES, TrialParameters
+from idarts_nni.files import read_yaml, write_atomically
+from idarts_nni.model_architecture import read_architecture
+from idarts_nni.parameters import BASELINES, METHODS, STAGES, TrialParameters
+from idarts_nni.plan import MODEL, read_space
 from idarts_nni.space import CellSpace
 from idarts_nni.trial import (
     device_lease,
@@ -127,20 +129,21 @@ def _parameters_by_hand(options: argparse.Namespace) -> TrialParameters:
     """Make of the command line what the manager would have sent."""
     if options.stage is None:
         raise ValueError(f"Outside an experiment name the stage: --stage {'|'.join(STAGES)}.")
+    space = read_space(read_yaml(options.space)) if options.space else None
+    is_cell_space = isinstance(space, CellSpace)
+    if space is None and options.method not in BASELINES:
+        raise ValueError("Name the search space: --space FILE, such as search_spaces/recurrent8.yaml.")
     cell = None
     if options.stage == "search":
-        if options.method not in ("idarts", "darts"):
+        if options.method not in ("idarts", "darts") and (is_cell_space or options.method != "random"):
             raise ValueError(f"--method {options.method} has no search; searches: idarts, darts.")
-    elif options.method != "lstm":
-        if not options.architecture and options.method != "random":
-            raise ValueError("Name the cell to retrain: --architecture FILE.")
+    elif options.method not in BASELINES:
         if options.architecture:
-            cell = Architecture.from_yaml(options.architecture)
-    space = CellSpace.from_yaml(options.space) if options.space else None
-    if space is None and options.method != "lstm":
-        raise ValueError("Name the search space: --space FILE, such as search_spaces/recurrent8.yaml.")
-    if cell is None and options.method == "random" and space is not None:
-        cell = Architecture.random(space, options.seed)
+            cell = read_architecture(read_yaml(options.architecture), options.architecture)
+        elif options.method == "random" and isinstance(space, CellSpace):
+            cell = Architecture.random(space, options.seed)
+        else:
+            raise ValueError("Name the cell to retrain: --architecture FILE.")
     key = f"{options.stage}-{options.method}-{f'{cell.fingerprint}-r' if cell else 's'}{options.seed}"
     return TrialParameters(
         key=key,
@@ -149,7 +152,7 @@ def _parameters_by_hand(options: argparse.Namespace) -> TrialParameters:
         seed=options.seed,
         cell=cell.fingerprint if cell else "-",
         architecture=cell.to_json() if cell else "",
-        space=json.dumps(space.to_dict()) if space else "{}",
+        space=json.dumps(space.to_dict() if isinstance(space, CellSpace) else space or {}),
         settings=json.dumps(_settings_by_hand(options.set)),
         data=options.data,
     )
@@ -169,18 +172,20 @@ def _job(parameters: TrialParameters, options: argparse.Namespace, device: str) 
     from .task import Job
 
     space = json.loads(parameters.space)
-    has_cell_space = parameters.method != "lstm" and "model" not in space
+    has_cell_space = parameters.method not in BASELINES and MODEL not in space
+    cell = json.loads(parameters.architecture) if parameters.architecture else None
     return Job(
         stage=parameters.stage,
         method=parameters.method,
         seed=parameters.seed,
         space=CellSpace.from_dict(space, origin="parameter space") if has_cell_space else None,
-        architecture=Architecture.from_json(parameters.architecture) if parameters.architecture else None,
+        architecture=read_architecture(cell, origin="parameter architecture") if cell else None,
         overrides=json.loads(parameters.settings),
         data=parameters.data or os.environ.get("IDARTS_DATA", ""),
         device=device,
         precision=options.precision,
         backend=options.backend,
+        model_space=space.get(MODEL, {}),
     )
 
 

@@ -6,6 +6,10 @@ A task is one module in this folder with
 * ``OPTIMIZE_MODE``: ``minimize`` or ``maximize``;
 * ``prepare(job)``: data, model and recipe for one stage, as a :class:`Workload`.
 
+A task on NNI's own model spaces (images) has two names more: ``SPACE = "model"``, since its search space is a mapping
+with the key ``model`` in place of a recurrent cell's, and ``BASELINE``, the method of its plain model (``lstm`` where
+it has none).
+
 Its Lightning module logs the metric under the name ``validation`` in each validation pass and ``test`` in the test.
 """
 
@@ -21,6 +25,7 @@ from pytorch_lightning import Callback
 from torch import nn
 
 from idarts_nni.architecture import Architecture
+from idarts_nni.model_architecture import ModelArchitecture
 from idarts_nni.space import CellSpace
 
 Settings = TypeVar("Settings")
@@ -33,12 +38,12 @@ class Job:
     stage: str
     """``search``, ``select`` (a short retrain, to choose between cells) or ``retrain``."""
     method: str
-    """``idarts``, ``darts``, ``random`` or ``lstm``."""
+    """``idarts``, ``darts``, ``random``, ``lstm`` or ``cnn``."""
     seed: int
     space: CellSpace | None
     """None for a task whose space is not a recurrent cell."""
-    architecture: Architecture | None
-    """The cell to retrain; None when searching, and for ``lstm``."""
+    architecture: Architecture | ModelArchitecture | None
+    """The cell to retrain; None when searching, and for a baseline."""
     overrides: dict[str, Any]
     """Settings that differ from the task's own."""
     data: str
@@ -46,6 +51,8 @@ class Job:
     device: str = "cpu"
     precision: str = "fp32"
     backend: str = "auto"
+    model_space: Mapping[str, Any] = field(default_factory=dict)
+    """What stands under ``model`` in the search space of such a task."""
 
 
 @dataclass

@@ -19,12 +19,15 @@ from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.evaluator.pytorch import Trainer as TracedTrainer
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import RawFormatModelSpace
+from numpy.random import RandomState
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from idarts_nni.architecture import Architecture
 from idarts_nni.checkpoint import AtomicCheckpointIO, ExactResume, load_plain
+from idarts_nni.model_architecture import ModelArchitecture
+from idarts_nni.parameters import BASELINES
 from idarts_nni.strategy import IDARTS
 
 from .task import Job, Workload
@@ -33,6 +36,9 @@ _logger = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 RELAXATIONS = {"idarts": "node", "darts": "edge"}
+
+UNTRAINED = 0.0
+"""Validation metric of a drawn architecture: NNI asks for a number, and all draws are to rank the same."""
 
 EpochReport = Callable[[dict[str, float]], None]
 
@@ -48,7 +54,7 @@ class Outcome:
     seconds: float
     settings: Any
     test: float | None = None
-    architecture: Architecture | None = None
+    architecture: Architecture | ModelArchitecture | None = None
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -130,12 +136,17 @@ def run_job(task: ModuleType, job: Job, checkpoints: Path, report: EpochReport) 
     ------
     FloatingPointError
         If training ended without a finite validation metric.
+    ValueError
+        If the job is not one for this task.
     """
+    _check_job(task, job)
     seed_everything(job.seed, workers=True, verbose=False)
     workload = task.prepare(job)
     # Counted now: the strategy will add architecture parameters, which the published counts leave out.
     parameters = sum(parameter.numel() for parameter in workload.model.parameters())
     reporter = EpochReporter(report)
+    if job.stage == "search" and job.method == "random":
+        return _finished(reporter, workload, parameters, UNTRAINED, architecture=_draw(job, workload))
     best, every = _checkpoint_callbacks(checkpoints, task.OPTIMIZE_MODE)
     trainer = _trainer(job, workload, [reporter, *workload.callbacks, best, every], checkpoints)
     last = checkpoints / "last.ckpt"
@@ -175,9 +186,30 @@ def _interrupts(trainer: Trainer) -> Iterator[None]:
         raise
 
 
-def _search(job: Job, workload: Workload, evaluator: Lightning) -> Architecture | None:
+def _check_job(task: ModuleType, job: Job) -> None:
+    baseline, kind = getattr(task, "BASELINE", "lstm"), getattr(task, "SPACE", "cell")
+    if job.method in BASELINES:
+        if job.method != baseline:
+            raise ValueError(f"The baseline of this task is {baseline}; found {job.method}.")
+    elif (job.space is None) != (kind == "model") or (not job.model_space) != (kind == "cell"):
+        other = {"cell": "a recurrent cell (search_spaces/recurrent8.yaml)", "model": "'model: {...}'"}
+        raise ValueError(f"This task searches {other[kind]}; the search space that was given is of another kind.")
+
+
+def _draw(job: Job, workload: Workload) -> ModelArchitecture:
+    """Draw an architecture uniformly; its search trial trains nothing."""
+    sample: dict[str, Any] = {}
+    states = RandomState(job.seed)
+    for mutable in workload.model.simplify().values():
+        mutable.random(sample, states)
+    return ModelArchitecture(sample)
+
+
+def _search(job: Job, workload: Workload, evaluator: Lightning) -> Architecture | ModelArchitecture | None:
     strategy = IDARTS(relaxation=RELAXATIONS[job.method], gradient_clip_val=workload.gradient_clip, **workload.strategy)
     strategy(RawFormatModelSpace(workload.model, evaluator), SequentialExecutionEngine())
+    if job.space is None:
+        return ModelArchitecture(next(strategy.ranked_samples()).sample)
     return next(iter(strategy.derived_architectures().values()), None)
 
 
