@@ -24,6 +24,8 @@ ENDED = ("DONE", "ERROR", "STOPPED", "STOPPING", "GONE")
 _FIRST_PORT, _PORTS = 8080, 100
 _ID = re.compile(r"Experiment ID:\s*(?:\x1b\[[0-9;]*m)*(\w+)")
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
+_TRIES = 3
+_CONNECTION_SECONDS = 60.0
 _SILENCE = 15.0
 """Seconds without an answer after which the manager counts as gone."""
 
@@ -160,15 +162,48 @@ def nnictl() -> str:
 
 
 def start(checked: CheckedExperiment, port: int) -> Experiment:
-    """Start an experiment by ``nnictl create --config FILE --port PORT``.
+    """Start an experiment by ``nnictl create --config FILE --port PORT``, again if NNI gave its tuner up too soon.
 
     An interrupt that comes meanwhile waits until ``nnictl`` has ended, stops what it started, and then goes on.
 
     Raises
     ------
     ExperimentError
-        If ``nnictl`` fails; the message holds what it said.
+        If ``nnictl`` fails, with what it said; or if the machine is too busy for NNI's patience.
     """
+    for _ in range(_TRIES):
+        experiment = _create(checked, port)
+        try:
+            connected = _tuner_connects(experiment)
+        except BaseException:
+            stop(experiment.id)
+            raise
+        if connected:
+            return experiment
+        stop(experiment.id)
+    raise ExperimentError(
+        f"NNI gives a tuner 10 seconds to connect, and this machine was too busy for that {_TRIES} times. Try again "
+        f"when it has less to do."
+    )
+
+
+def _tuner_connects(experiment: Experiment) -> bool:
+    """Wait until the tuner has written its first line of log, or NNI has given it up before that."""
+    log = experiment.folder / "log" / "dispatcher.log"
+    deadline = time.monotonic() + _CONNECTION_SECONDS
+    while time.monotonic() < deadline:
+        if log.is_file() and log.stat().st_size:
+            return True
+        try:
+            if request("GET", f"{experiment.base}/check-status")["status"] in ENDED:
+                return log.is_file() and log.stat().st_size > 0
+        except (OSError, ValueError):
+            pass  # it starts, or it is gone; the deadline tells
+        time.sleep(0.2)
+    return True  # neither: whoever follows the experiment will see why
+
+
+def _create(checked: CheckedExperiment, port: int) -> Experiment:
     command = [nnictl(), "create", "--config", str(checked.path), "--port", str(port)]
     process = subprocess.Popen(
         command,

@@ -261,15 +261,15 @@ def _record(
 
 
 def _commit() -> str:
-    """Return the commit of this code; under NNI, which copies the code without its history, as it was handed on."""
-    handed_on = os.environ.get("IDARTS_COMMIT")
-    if handed_on:
-        return handed_on
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=8", "HEAD"]
+    """Return the commit of this code, ``+`` behind it if files differ from it; ``-`` outside a repository."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        found = subprocess.run([*git, "rev-parse", "--short=8", "HEAD"], capture_output=True, text=True, check=True)
+        status = [*git, "status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.cpp", "*.yaml"]
+        changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "-"
+    return found.stdout.strip() + ("+" if changed else "")
 
 
 def _version(package: str) -> str:
