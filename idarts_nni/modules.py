@@ -215,7 +215,9 @@ class RecurrentCell(RecurrentCellBase, MutableModule):
         super().__init__()
         with label_scope(label) as scope:
             self.label = scope.name
-            self.choices = [self.add_mutable(node_choices(space, node)) for node in range(1, space.num_nodes + 1)]
+            self.choices = [
+                MutableModule.add_mutable(self, node_choices(space, node)) for node in range(1, space.num_nodes + 1)
+            ]
         self._set_up(space, input_size, hidden_size, input_dropout, hidden_dropout, backend)
 
     @classmethod
@@ -229,7 +231,7 @@ class RecurrentCell(RecurrentCellBase, MutableModule):
 
     def freeze(self, sample: dict[str, Any]) -> FixedRecurrentCell:
         """Return the cell that a sample describes, with a copy of this cell's weights."""
-        self.validate(sample)
+        MutableModule.validate(self, sample)
         return self.fix(_with_equal_weights(sample_to_architecture(sample, self.label, self.space.num_nodes)))
 
     def fix(self, architecture: Architecture) -> FixedRecurrentCell:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from nni.nas.nn.pytorch import MutableModule
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
@@ -134,7 +135,7 @@ class MixedRecurrentCell(RecurrentCell, BaseSuperNetModule):
         The edges of the cell that the search itself derives keep their learnt alphas (``combine: weighted`` uses
         them); in any other cell the alphas are renormalised over the sample's edges.
         """
-        self.validate(sample)
+        MutableModule.validate(self, sample)
         architecture = sample_to_architecture(sample, self.label, self.space.num_nodes)
         return self.fix(self._weigh(architecture))
 
