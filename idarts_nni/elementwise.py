@@ -112,6 +112,11 @@ class TorchPasses:
         self._targets = [torch.tensor([link.target for link in s.links], device=device) for s in links.stages]
         self._rows = [torch.tensor([link.row for link in s.links], device=device) for s in links.stages]
         self._functions = [OPERATIONS[name] for name in links.operations]
+        columns = range(len(links.operations))
+        self._used = [
+            torch.tensor([[column in link.columns for link in s.links] for column in columns], device=device)
+            for s in links.stages
+        ]  # one for each stage: (operations, links)
 
     def spread(self, stage: int, state: Tensor, product: Tensor, totals: Tensor) -> None:
         """Run :meth:`Passes.spread`."""
@@ -157,9 +162,8 @@ class TorchPasses:
         torch.sum(grad_carry, 0, out=grad_state)
 
     def _add_grad(self, stage: int, column: int, grads: Tensor) -> None:
-        used = torch.tensor([column in link.columns for link in self._links.stages[stage].links], device=grads.device)
         assert self._grad is not None
-        self._grad[:, column].index_add_(0, self._rows[stage], grads * used)
+        self._grad[:, column].index_add_(0, self._rows[stage], grads * self._used[stage][column])
 
     def settle(
         self, total: Tensor, state: Tensor, masked: Tensor | None, mean: Tensor, variance: Tensor, output: Tensor | None

@@ -47,6 +47,8 @@ def fused_unroll(
 ) -> Tensor:
     """Return the hidden states of all steps, shape ``(T, B, H)``; arguments as in :mod:`idarts_nni.cell`."""
     tensors = (inputs, hidden, input_weight, node_weights, coefficients)
+    input_mask = None if input_mask is None else input_mask.to(inputs.dtype)
+    hidden_mask = None if hidden_mask is None else hidden_mask.to(inputs.dtype)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         output: Tensor = _FusedUnroll.apply(setting, *tensors, input_mask, hidden_mask)  # type: ignore[no-untyped-call]
         return output

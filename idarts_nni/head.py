@@ -39,7 +39,7 @@ def linear_cross_entropy(
     -------
     Mean loss in nats, a scalar. Gradients are computed for those of the first three that require them.
     """
-    _check(hidden, weight, targets)
+    hidden, targets = _checked(hidden, weight, targets)
     wanted = [tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)]
     if not (torch.is_grad_enabled() and any(wanted)):
         return linear_nll_sum(hidden, weight, bias, targets, chunk=chunk) / len(targets)
@@ -55,7 +55,7 @@ def linear_nll_sum(
 
     Parameters are those of :func:`linear_cross_entropy`.
     """
-    _check(hidden, weight, targets)
+    hidden, targets = _checked(hidden, weight, targets)
     products = products_for(hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         operand = products.operand(weight).t()
@@ -133,7 +133,10 @@ def _losses(logits: Tensor, targets: Tensor, scale: float | None) -> Tensor:
     return losses.double()
 
 
-def _check(hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
+def _checked(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return hidden states in the type of the weight (autocast may have lowered them) and contiguous targets."""
+    if targets.dtype != torch.int64:
+        raise ValueError(f"targets: found {targets.dtype}; expected torch.int64, the numbers of the classes.")
     if hidden.dim() != 2 or targets.shape != hidden.shape[:1] or weight.shape[-1:] != hidden.shape[1:]:
         raise ValueError(
             f"hidden, weight and targets: found shapes {tuple(hidden.shape)}, {tuple(weight.shape)} and "
@@ -148,3 +151,4 @@ def _check(hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
         raise ValueError(
             f"targets: found {int(targets.min())} to {int(targets.max())}; allowed: 0 to {len(weight) - 1}."
         )
+    return hidden.to(weight.dtype), targets.contiguous()

@@ -8,7 +8,7 @@ was asked; the log says once which one that is and why. To add a backend, write 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -83,7 +83,8 @@ def unroll_mixed(
     ValueError
         If the backend is unknown or cannot run this cell, or if a batch of one row is to be normalised in training.
     """
-    name = _chosen(backend, inputs, space.active_operations, [input_mask, hidden_mask], norm)
+    tensors = (inputs, hidden, input_weight, node_weights, probabilities)
+    name = _chosen(backend, tensors, space.active_operations, [input_mask, hidden_mask], norm)
     found = BACKENDS[name]
     if found.passes is None:
         return cell.unroll_mixed(
@@ -136,7 +137,8 @@ def unroll_fixed(
         If the backend is unknown or cannot run this cell, or if ``combine: weighted`` lacks a weight.
     """
     operations = {edge.operation for edges in architecture.nodes for edge in edges}
-    name = _chosen(backend, inputs, operations, [input_mask, hidden_mask], None)
+    tensors = (inputs, hidden, input_weight, node_weights)
+    name = _chosen(backend, tensors, operations, [input_mask, hidden_mask], None)
     found = BACKENDS[name]
     if found.passes is None:
         return cell.unroll_fixed(
@@ -157,18 +159,18 @@ def unroll_fixed(
 
 def _chosen(
     backend: str,
-    inputs: Tensor,
+    tensors: Sequence[Tensor],
     operations: Iterable[str],
     masks: Iterable[Tensor | None],
     norm: nn.BatchNorm1d | None,
 ) -> str:
     if backend != AUTO and backend not in BACKENDS:
         raise ValueError(f"backend: found {backend!r}; allowed: {', '.join([AUTO, *BACKENDS])}.")
-    general = _obstacle(inputs, operations, masks, norm)
+    general = _obstacle(tensors, operations, masks, norm)
     reasons: list[str] = []
     for name in BACKENDS if backend == AUTO else [backend]:
         found = BACKENDS[name]
-        reason = "" if found.passes is None else general or found.obstacle(inputs)
+        reason = "" if found.passes is None else general or found.obstacle(tensors[0])
         if not reason:
             if backend == AUTO:
                 _log_choice(name, "; ".join(reasons) or "the fastest that fits")
@@ -178,7 +180,7 @@ def _chosen(
 
 
 def _obstacle(
-    inputs: Tensor, operations: Iterable[str], masks: Iterable[Tensor | None], norm: nn.BatchNorm1d | None
+    tensors: Sequence[Tensor], operations: Iterable[str], masks: Iterable[Tensor | None], norm: nn.BatchNorm1d | None
 ) -> str:
     """Return what keeps a fused unroll from being exact; empty if nothing does."""
     for name in operations:
@@ -188,8 +190,11 @@ def _obstacle(
         return "the batch normalisation has weights"
     if any(mask is not None and mask.requires_grad for mask in masks):
         return "a mask wants a gradient"
-    if inputs.dtype not in (torch.float32, torch.float64):
-        return f"inputs are {inputs.dtype}"
+    kinds = {(tensor.dtype, tensor.device) for tensor in tensors}
+    if len(kinds) > 1:
+        return f"the tensors differ in type or device: {', '.join(sorted(map(str, kinds)))}"
+    if tensors[0].dtype not in (torch.float32, torch.float64):
+        return f"the tensors are {tensors[0].dtype}"
     return ""
 
 

@@ -111,6 +111,20 @@ def test_a_class_that_does_not_exist_is_refused(bad: int) -> None:
         linear_cross_entropy(hidden, weight, bias, targets)
 
 
+@pytest.mark.usefixtures("softmax")
+def test_targets_that_are_a_strided_view_are_read_as_such() -> None:
+    (hidden, weight, bias), targets = layer(torch.float64)
+    strided = torch.stack([targets, torch.zeros_like(targets)], dim=1)[:, 0]
+    loss = linear_cross_entropy(hidden, weight, bias, strided)
+    torch.testing.assert_close(loss, linear_cross_entropy(hidden, weight, bias, targets))
+
+
+def test_classes_of_another_type_are_refused() -> None:
+    (hidden, weight, bias), targets = layer(torch.float64)
+    with pytest.raises(ValueError, match="int64"):
+        linear_cross_entropy(hidden, weight, bias, targets.int())
+
+
 def test_wrong_shapes_are_refused() -> None:
     (hidden, weight, bias), targets = layer(torch.float32)
     with pytest.raises(ValueError, match="expected"):

@@ -248,6 +248,21 @@ def test_without_a_compiler_auto_runs_in_plain_torch(monkeypatch: pytest.MonkeyP
         native._loaded.cache_clear()
 
 
+def test_probabilities_of_another_type_are_left_to_the_reference(backend: str) -> None:
+    problem = Problem(CellSpace(2, OPERATION_SETS[0]), torch.float32)
+    problem.probabilities = problem.probabilities.double()
+    problem.grad_output = problem.grad_output.double()
+    assert_same(problem.mixed("auto"), problem.mixed("reference"), 1e-12)
+    with pytest.raises(ValueError, match="differ in type"):
+        problem.mixed(backend)
+
+
+def test_masks_may_be_boolean(backend: str) -> None:
+    problem = Problem(CellSpace(2, OPERATION_SETS[0]), torch.float64)
+    problem.masks = {name: mask > 0 for name, mask in problem.masks.items() if mask is not None}
+    assert_same(problem.mixed(backend), problem.mixed("reference"), 1e-9)
+
+
 def test_an_unknown_backend_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="found 'warp'; allowed: auto, native, fused, reference"):
         Problem(CellSpace(2, OPERATION_SETS[0]), torch.float64).mixed("warp")
