@@ -148,7 +148,6 @@ class MixedCell(PathSamplingCell):
         if not active_operations(self.op_names):
             raise ValueError(f"op_candidates: found {self.op_names}; at least one must compute something.")
         self.merge_op = cell.merge_op
-        self._candidates = candidates
         self._softmax = _special_softmax(mutate_kwargs)
         self.logits = nn.ParameterList(
             _shared_logits(memo, f"{self.label}/{node_label(node)}", node, self.op_names)
@@ -235,11 +234,13 @@ class MixedCell(PathSamplingCell):
     def freeze(self, sample: dict[str, Any]) -> Cell:
         """Return NNI's cell as the sample describes it, with a copy of this cell's weights."""
         self.validate(sample)
+        preprocessor, postprocessor = (frozen_copy(part, sample) for part in (self.preprocessor, self.postprocessor))
+        # Placeholders: where a sample is chosen NNI cannot copy a candidate that holds a choice of its own.
+        names = {name: nn.Identity() for name in self.op_names}
         with model_context(sample):
             frozen = Cell(
-                self._candidates, self.num_nodes, self.num_ops_per_node, self.num_predecessors, self.merge_op,
-                frozen_copy(self.preprocessor, sample), frozen_copy(self.postprocessor, sample), self.concat_dim,
-                label=self.label,
+                names, self.num_nodes, self.num_ops_per_node, self.num_predecessors, self.merge_op, preprocessor,
+                postprocessor, self.concat_dim, label=self.label,
             )  # fmt: skip
         for node, edges, operators in zip(self.output_node_indices, self.ops, frozen.ops, strict=True):
             for place in range(self.num_ops_per_node):

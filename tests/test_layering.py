@@ -13,7 +13,7 @@ ORDER = [
     # what is searched
     "files", "operations", "space", "architecture", "model_architecture", "ranking", "derive",
     # how a cell computes
-    "cell", KERNEL_HELPERS, "kernels",
+    "normalised", "cell", KERNEL_HELPERS, "kernels",
     # how NNI sees it
     "modules", "node", "mutator", "mixed_cell", "strategy",
     # how trials are planned and run

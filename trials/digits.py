@@ -167,6 +167,8 @@ def make_model(job: Job, settings: Settings) -> nn.Module:
 
 def hub_space(description: Mapping[str, Any]) -> ModelSpace:
     """Make a space of NNI's hub from plain data: ``space``, ``width`` and ``num_cells`` (numbers, or lists of them)."""
+    if not isinstance(description, Mapping):
+        raise ValueError(f"search space, model: found {description!r}; expected space, width and num_cells.")
     expected = {"space": str, "width": (int, list), "num_cells": (int, list)}
     for key, kinds in expected.items():
         if not isinstance(description.get(key), kinds):
