@@ -255,6 +255,7 @@ def _record(
         "architecture": cell.to_dict() if cell else None,
         "metric": task.METRIC,
         "settings": dataclasses.asdict(outcome.settings),
+        "scores": outcome.scores,
         "history": outcome.history,
         "versions": {package: _version(package) for package in PACKAGES} | {"python": platform.python_version()},
     }

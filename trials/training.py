@@ -56,6 +56,8 @@ class Outcome:
     test: float | None = None
     architecture: Architecture | ModelArchitecture | None = None
     history: list[dict[str, float]] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
+    """What the test pass told beside the test metric, such as the F1 of each type of entity."""
 
 
 class EpochReporter(Callback):
@@ -169,8 +171,10 @@ def run_job(task: ModuleType, job: Job, checkpoints: Path, report: EpochReport) 
             f"No epoch of {workload.epochs} gave a finite validation metric. Lower the learning rate; with several "
             f"edges per node use combine: mean or weighted in the search space."
         )
-    test = _test(trainer, workload, best) if job.stage == "retrain" else None
-    return _finished(reporter, workload, parameters, float(best.best_model_score), test=test)
+    scores = _test(trainer, workload, best) if job.stage == "retrain" else {}
+    return _finished(
+        reporter, workload, parameters, float(best.best_model_score), test=scores.pop("test", None), scores=scores
+    )
 
 
 @contextmanager
@@ -213,11 +217,11 @@ def _search(job: Job, workload: Workload, evaluator: Lightning) -> Architecture 
     return next(iter(strategy.derived_architectures().values()), None)
 
 
-def _test(trainer: Trainer, workload: Workload, best: ModelCheckpoint) -> float:
-    """Read the test set once, with the weights that were best in validation."""
+def _test(trainer: Trainer, workload: Workload, best: ModelCheckpoint) -> dict[str, float]:
+    """Read the test set once, with the weights that were best in validation; return all that the task logged."""
     workload.module.load_state_dict(load_plain(best.best_model_path)["state_dict"])
     results = trainer.test(workload.module, workload.test, verbose=False)
-    return float(results[0]["test"])
+    return {name: float(value) for name, value in results[0].items()}
 
 
 def _finished(reporter: EpochReporter, workload: Workload, parameters: int, validation: float, **extra: Any) -> Outcome:
