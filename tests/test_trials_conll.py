@@ -317,6 +317,7 @@ def test_context_is_learnt_from_the_embedded_data(tmp_path):
               "output_dropout": 0.1, "word_dropout": 0.0}  # fmt: skip
     outcome = run(tmp_path, method="lstm", space=None, architecture=None, **longer)
     assert outcome.test > 80.0, "a lookup reaches less than 40"
+    assert outcome.scores["test PER f1"] > 50.0 and "test PER precision" in outcome.scores
     assert outcome.validation == max(epoch["validation"] for epoch in outcome.history)
 
 

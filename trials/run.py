@@ -57,8 +57,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one trial; return the exit code: 0, or 2 for input that cannot be used."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stdout)
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # advertisements and a list of absent devices
     try:
         return _run(options)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
@@ -83,6 +81,8 @@ def _run(options: argparse.Namespace) -> int:
         # Only now: torch decides at its import which devices there are.
         from .training import load_task, run_job
 
+        for name in ("pytorch_lightning", "lightning_fabric"):  # whose import sets their level
+            logging.getLogger(name).setLevel(logging.WARNING)  # else: advertisements, a list of absent devices
         task = load_task(options.task)
         job = _job(parameters, options, lease.device)
         checkpoints = task_directory(parameters.key)
