@@ -15,7 +15,8 @@ class Products:
 
     ``full``: operands as they are. ``bf16``: operands rounded to bfloat16, sums in fp32, results in bfloat16 where they
     are kept. ``rounded``: the same operands on a processor without bfloat16 arithmetic, multiplied and kept in fp32,
-    because torch's bfloat16 product is some 50 times slower there.
+    because torch's bfloat16 product is some 50 times slower there. It shows what bfloat16 does to the numbers; it is no
+    faster than ``full``, and takes more memory.
     """
 
     precision: str = "full"
@@ -83,7 +84,7 @@ def allow_fast_matmul(device: str = "cpu") -> bool:
     """Let fp32 products take the faster route that is still fp32-accurate; a trial calls it once, before it trains.
 
     On a CPU this is ``torch.set_float32_matmul_precision("medium")``, which moves products from MKL to oneDNN (1.2 to
-    1.5 times faster where it was measured). On a processor with bfloat16 instructions oneDNN may then round operands to
+    1.5 times faster on a processor with AVX-512; within the noise on one with AVX2). On a processor with bfloat16 instructions oneDNN may then round operands to
     bfloat16, so there, and on other devices, the setting is left alone.
 
     Returns

@@ -1,6 +1,10 @@
 """Compiled elementwise passes: built once from ``native.cpp`` with the machine's own compiler, then read from a cache.
 
 Without a compiler (or with ``IDARTS_NATIVE=0``) everything runs on :class:`~idarts_nni.elementwise.TorchPasses`.
+Why compiled: the edges of one state of the search network (8 links, B = 256, H = 300, one AVX2 core, other programs
+running) take 1.5 ms forward and 1.8 ms backward here, 17 to 36 and 26 to 84 ms in plain torch; their matrix product
+takes 9.4 ms. Building takes 15 to 20 s of processor time, once.
+
 The cache is ``$XDG_CACHE_HOME/idarts_nni`` (``~/.cache/idarts_nni``), or the folder that ``IDARTS_CACHE`` names.
 """
 
