@@ -84,8 +84,8 @@ def allow_fast_matmul(device: str = "cpu") -> bool:
     """Let fp32 products take the faster route that is still fp32-accurate; a trial calls it once, before it trains.
 
     On a CPU this is ``torch.set_float32_matmul_precision("medium")``, which moves products from MKL to oneDNN (1.2 to
-    1.5 times faster on a processor with AVX-512; within the noise on one with AVX2). On a processor with bfloat16 instructions oneDNN may then round operands to
-    bfloat16, so there, and on other devices, the setting is left alone.
+    1.5 times faster on a processor with AVX-512; within the noise on one with AVX2). On a processor with bfloat16
+    instructions oneDNN may then round operands to bfloat16, so there, and on other devices, the setting is left alone.
 
     Returns
     -------
