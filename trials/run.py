@@ -79,8 +79,11 @@ def _run(options: argparse.Namespace) -> int:
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
     with device_lease(options.device, options.slots_per_gpu) as lease:
         # Only now: torch decides at its import which devices there are.
+        from idarts_nni.matmul import allow_fast_matmul
+
         from .training import load_task, run_job
 
+        allow_fast_matmul(lease.device)
         for name in ("pytorch_lightning", "lightning_fabric"):  # whose import sets their level
             logging.getLogger(name).setLevel(logging.WARNING)  # else: advertisements, a list of absent devices
         task = load_task(options.task)
