@@ -14,8 +14,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -101,7 +100,8 @@ def report_epoch(metrics: Mapping[str, float], *, epoch: int | None = None) -> N
     global _last_epoch
     epoch = _last_epoch[0] + 1 if epoch is None else epoch
     _last_epoch = epoch, _checked_metrics(metrics)
-    _report_intermediate(*_last_epoch)
+    # The page keeps one report for each number, the last.
+    _send("PERIODICAL", epoch - 1, _last_epoch[1])
 
 
 def report_final(metrics: Mapping[str, float | str]) -> None:
@@ -117,14 +117,10 @@ def report_final(metrics: Mapping[str, float | str]) -> None:
     """
     plain = _checked_metrics({key: value for key, value in metrics.items() if key != ARCHITECTURE})
     cell = _checked_cell(metrics[ARCHITECTURE]) if ARCHITECTURE in metrics else None
-    if not is_in_experiment():
-        return
-    import nni.trial
-
     if cell is not None:
         epoch, last = _last_epoch if _last_epoch[0] else (1, plain)
-        _report_intermediate(epoch, {**last, ARCHITECTURE: cell})
-    nni.trial.report_final_result(plain)
+        _send("PERIODICAL", epoch - 1, {**last, ARCHITECTURE: cell})
+    _send("FINAL", 0, plain)
 
 
 def output_directory() -> Path:
@@ -238,40 +234,29 @@ def _bind_nni(record: dict[str, Any]) -> None:
     nni.trial.get_next_parameter()
 
 
-@contextmanager
-def _own_channel() -> Iterator[None]:
-    """Report to the manager also while a strategy runs in this process.
+def _send(kind: str, sequence: int, metrics: Mapping[str, float | str]) -> None:
+    """Report to the manager through the trial's own channel, under its own parameter id.
 
-    NNI's engine puts a channel and a parameter of its own in the place of the trial's for as long as it trains.
+    Not by ``nni.report_intermediate_result``: while a strategy trains in this process, NNI's engine has put a channel
+    and a parameter of its own in their place, and the report would never leave the process.
     """
-    import nni.trial
-    from nni.runtime.trial_command_channel import get_default_trial_command_channel, set_default_trial_command_channel
-
-    if _channel is None:
+    if not is_in_experiment():
+        return
+    if _channel is None or _record is None:
         raise RuntimeError("Nothing can be reported before receive_parameters() was called.")
-    channel, parameters = get_default_trial_command_channel(), nni.trial._params
-    set_default_trial_command_channel(_channel)
-    nni.trial._params = _record
-    try:
-        yield
-    finally:
-        set_default_trial_command_channel(channel)
-        nni.trial._params = parameters
+    _channel.send_metric(
+        type=kind,
+        parameter_id=_record["parameter_id"],
+        trial_job_id=os.environ["NNI_TRIAL_JOB_ID"],
+        sequence=sequence,
+        value=dict(metrics),
+    )
 
 
 def _end_with_manager() -> None:
     """Ask Linux for a SIGTERM when the manager dies, so that no orphan works on beside the resumed trial."""
     if sys.platform == "linux" and os.environ.get("NNI_PLATFORM") == "local":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-
-
-def _report_intermediate(epoch: int, metrics: Mapping[str, float | str]) -> None:
-    if is_in_experiment():
-        import nni.trial
-
-        # The page keeps one report for each number, the last.
-        nni.trial.overwrite_intermediate_seq(epoch - 1)
-        nni.trial.report_intermediate_result(dict(metrics))
 
 
 def _checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

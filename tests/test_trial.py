@@ -8,11 +8,16 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import nni
 import numpy as np
 import pytest
+from nni.nas.execution.sequential import SequentialExecutionEngine, SequentialTrialCommandChannel
+from nni.runtime.trial_command_channel import get_default_trial_command_channel, set_default_trial_command_channel
 
 from idarts_nni import devices, trial
 from idarts_nni.devices import DeviceLease, device_lease, visible_devices
@@ -88,6 +93,56 @@ def test_a_manager_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setenv("NNI_TRIAL_COMMAND_CHANNEL", "http://localhost:9/env/local-env/abcde")
     with pytest.raises(RuntimeError, match="no record of this trial at http://localhost:9/api/v1/nni/trial-jobs/abcde"):
         trial._own_record(os.environ["NNI_TRIAL_COMMAND_CHANNEL"], patience=0.3)
+
+
+@pytest.fixture
+def manager(monkeypatch):
+    """A server that answers like NNI's manager to trial abcde, whose parameter id is 7, and keeps what it is sent."""
+    received = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            record = {"parameter_id": 7, "parameters": PARAMETERS.to_nni()}
+            self.answer(json.dumps({"hyperParameters": [json.dumps(record)]}))
+
+        def do_PUT(self):
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.answer("")
+
+        def answer(self, text):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/env/local-env/abcde"
+    for name, value in {"NNI_TRIAL_COMMAND_CHANNEL": address, "NNI_TRIAL_JOB_ID": "abcde"}.items():
+        monkeypatch.setenv(name, value)
+    before, parameters = get_default_trial_command_channel(), nni.trial._params
+    yield received
+    set_default_trial_command_channel(before)
+    nni.trial._params = parameters
+    server.shutdown()
+    server.server_close()
+
+
+def test_reports_reach_the_manager_under_the_trial_s_own_id_while_a_strategy_trains(manager):
+    assert receive_parameters() == PARAMETERS
+    # What NNI's engine does for as long as a one-shot strategy runs in this process.
+    set_default_trial_command_channel(SequentialTrialCommandChannel(SequentialExecutionEngine(), None))
+    nni.get_next_parameter()
+    report_epoch({"default": 5.0}, epoch=1)
+    report_epoch({"default": 4.0}, epoch=2)
+    report_final({"default": 4.0, "architecture": '{"nodes": []}'})
+    metrics = [json.loads(command["metric"]) for command in manager if command["type"] == "metric"]
+    assert [(metric["type"], metric["sequence"], json.loads(metric["value"])["default"]) for metric in metrics] == [
+        ("PERIODICAL", 0, 5.0), ("PERIODICAL", 1, 4.0), ("PERIODICAL", 1, 4.0), ("FINAL", 0, 4.0),
+    ]  # fmt: skip
+    assert {(metric["parameter_id"], metric["trial_job_id"]) for metric in metrics} == {(7, "abcde")}
 
 
 # Metrics.
