@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from nni.mutable import CategoricalMultiple, label_scope
+from nni.mutable import label_scope
 from nni.nas.nn.pytorch import MutableModule
 from torch import Tensor, nn
 
 from .architecture import Architecture, Edge
+from .choices import EdgeChoice
 from .kernels import unroll_fixed
 from .space import CellSpace
 
@@ -26,10 +27,10 @@ def node_label(node: int) -> str:
     return f"node_{node}"
 
 
-def node_choices(space: CellSpace, node: int) -> CategoricalMultiple:
+def node_choices(space: CellSpace, node: int) -> EdgeChoice:
     """Describe what a node chooses, as an ordinary NNI mutable: n of its edges, without repetition."""
     values = [edge_choice(source, name) for source in range(node) for name in space.active_operations]
-    return CategoricalMultiple(values, n_chosen=space.kept_edges(node), label=node_label(node))
+    return EdgeChoice(values, n_chosen=space.kept_edges(node), label=node_label(node))
 
 
 def sample_to_architecture(sample: dict[str, Any], label: str, num_nodes: int) -> Architecture:

@@ -4,11 +4,11 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nni.mutable import CategoricalMultiple
 from nni.nas.nn.pytorch import MutableModule
 from nni.nas.nn.pytorch.base import recursive_freeze
 from torch import Tensor, nn
 
+from .choices import EdgeChoice
 from .modules import edge_choice
 from .operations import NO_OPERATIONS
 
@@ -161,7 +161,7 @@ def frozen_copy(module: Any, sample: dict[str, Any]) -> Any:
 
 def _node_choice(
     operations: Mapping[str, Candidate], num_sources: int, num_edges: int, combine: str, label: str | None
-) -> CategoricalMultiple:
+) -> EdgeChoice:
     active = active_operations(tuple(operations))
     if not active:
         raise ValueError(f"operations: found {list(operations)}; at least one must compute something.")
@@ -171,7 +171,7 @@ def _node_choice(
     if combine not in COMBINE:
         raise ValueError(f"combine: found {combine!r}; allowed: {', '.join(COMBINE)}.")
     values = [edge_choice(source, name) for source in range(num_sources) for name in active]
-    return CategoricalMultiple(values, n_chosen=min(num_edges, len(values)), label=label)
+    return EdgeChoice(values, n_chosen=min(num_edges, len(values)), label=label)
 
 
 def _build_edges(operations: Mapping[str, Candidate], num_sources: int) -> list[nn.Module]:

@@ -15,7 +15,7 @@ ORDER = [
     # how a cell computes
     "normalised", "cell", KERNEL_HELPERS, "kernels",
     # how NNI sees it
-    "modules", "node", "mutator", "mixed_cell", "strategy",
+    "choices", "modules", "node", "mutator", "mixed_cell", "strategy",
     # how trials are planned and run
     "parameters", "plan", "manager", "tuner", "devices", "trial", "checkpoint",
     # around a run
