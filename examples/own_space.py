@@ -5,6 +5,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from torch import nn
 from idarts_nni import IDARTS, Node
 
+
 class TwoViews(ModelSpace):
     def __init__(self):
         super().__init__()
@@ -14,6 +15,7 @@ class TwoViews(ModelSpace):
 
     def forward(self, inputs):
         return self.node([inputs, inputs[:, :3]])
+
 
 inputs = torch.randn(256, 8)
 data = DataLoader(list(zip(inputs, (inputs[:, 0] > 0).long())), batch_size=32)
