@@ -184,8 +184,8 @@ class FixedRecurrentCell(RecurrentCellBase):
 class RecurrentCell(RecurrentCellBase, MutableModule):
     """A recurrent cell whose edges are to be searched.
 
-    Its choices are ordinary NNI mutables, one for each node, with the labels ``<label>/node_1``, ``<label>/node_2``, ...:
-    n of the node's edges, an edge being spelt ``"tanh 0"`` (tanh applied to state 0). Cells of one label share one
+    Its choices are ordinary NNI mutables, one for each node, with the labels ``<label>/node_1``, ``<label>/node_2``,
+    ...: n of the node's edges, an edge being spelt ``"tanh 0"`` (tanh applied to state 0). Cells of one label share one
     architecture and keep their own weights. It freezes to a :class:`FixedRecurrentCell` that keeps the weights.
 
     Parameters
