@@ -27,8 +27,8 @@ class EdgeChoice(CategoricalMultiple):
         sets = math.comb(len(self.values), self.n_chosen)
         if sets > MOST_SETS:
             raise ValueError(
-                f"{self.label}: {self.n_chosen} of {len(self.values)} edges can be chosen in {sets:,} ways, too many to "
-                f"list for a tuner. Use fewer edges_per_node, or strategy.Random or RegularizedEvolution."
+                f"{self.label}: {self.n_chosen} of {len(self.values)} edges can be chosen in {sets:,} ways, too many "
+                f"to list for a tuner. Use fewer edges_per_node, or strategy.Random or RegularizedEvolution."
             )
         return {
             "_type": "choice",
