@@ -288,7 +288,8 @@ def _device_name(device: str) -> str:
 
     if device == "cuda":
         return str(torch.cuda.get_device_name(0))
-    return f"cpu, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
 
 
 if __name__ == "__main__":
