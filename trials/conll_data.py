@@ -134,7 +134,7 @@ def _cache_folder() -> Path:
 def _find(folder: str, split: str, name: str) -> Path:
     path = Path(folder)
     names = (name,) if name else FILE_NAMES[split]
-    if not path.is_dir():
+    if not folder or not path.is_dir():
         raise FileNotFoundError(
             f"The data folder {folder!r} does not exist (asked from {Path.cwd()}). Name a folder with "
             f"{', '.join(several[0] for several in FILE_NAMES.values())} in the experiment file (data) or in "

@@ -176,6 +176,11 @@ class Segments:
 
 def _find_split(folder: str, split: str) -> Path:
     names = (f"ptb.{split}.txt", f"{split}.txt")
+    if not folder:
+        raise FileNotFoundError(
+            f"No data folder is named. Name one in the experiment file (data), by --data or in IDARTS_DATA: a folder "
+            f"with {', '.join(f'ptb.{name}.txt' for name in SPLITS)}. {WHERE_TO_GET_IT}"
+        )
     path = Path(folder)
     if not path.is_dir():
         raise FileNotFoundError(

@@ -20,6 +20,7 @@ import platform
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 EXIT_BAD_INPUT = 2
+LAST_CHECKPOINT = "last.ckpt"
+"""Written by :mod:`trials.training`, which needs torch and is imported later."""
 PACKAGES = ("idarts-nni", "nni", "torch", "pytorch-lightning")
 
 
@@ -75,6 +78,8 @@ def _run(options: argparse.Namespace) -> int:
         os.environ["NNI_OUTPUT_DIR"] = str(Path(options.output).resolve())
     # Idle threads of OpenMP that spin wait for each other's cores when trials share a machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # NNI wraps all of torch.nn and meets two names that were not there in its time; nothing follows from it.
+    warnings.filterwarnings("ignore", message=".* is found to be not a nn.Module", category=RuntimeWarning)
     if options.threads:
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
     with device_lease(options.device, options.slots_per_gpu) as lease:
@@ -197,12 +202,12 @@ def _claim(folder: Path, parameters: TrialParameters, options: argparse.Namespac
     mine = {**parameters.to_dict(), "task": options.task, "precision": options.precision}
     del mine["attempt"]
     path = folder / "job.json"
-    if not path.is_file():
-        write_atomically(path, json.dumps(mine))
-        return
-    theirs = json.loads(path.read_text(encoding="utf-8"))
+    theirs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     different = [name for name in mine if mine[name] != theirs.get(name)]
-    if different:
+    # Without a checkpoint there is nothing to go on from: the other job may have failed at its start.
+    if different and not (folder / LAST_CHECKPOINT).is_file():
+        write_atomically(path, json.dumps(mine))
+    elif different:
         raise ValueError(
             f"{folder} holds the checkpoints of another job: {different[0]} is {mine[different[0]]!r} here and "
             f"{theirs.get(different[0])!r} there. Name another --output, or delete that folder."

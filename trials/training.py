@@ -114,7 +114,7 @@ def load_task(name: str) -> ModuleType:
         If there is no such task.
     """
     folder = Path(__file__).parent
-    known = sorted(path.stem for path in folder.glob("*.py") if "def prepare(" in path.read_text(encoding="utf-8"))
+    known = sorted(path.stem for path in folder.glob("*.py") if "\ndef prepare(" in path.read_text(encoding="utf-8"))
     if name not in known:
         raise ValueError(f"There is no task {name!r}; tasks: {', '.join(known)}.")
     return importlib.import_module(f"{__package__}.{name}")

@@ -1,0 +1,79 @@
+"""The entry to a trial, by hand: what it writes, what it refuses, and how it goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SEARCH = ("--stage", "search", "--space", "search_spaces/tiny.yaml", "--data", "embedded")
+SMALL = ("--set", "hidden_size=8", "--set", "batch_size=256", "--set", "train_tokens=20000")
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "trials.run", *map(str, arguments)]
+
+
+def run(*arguments, data=None):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("NNI_", "IDARTS_"))}
+    environment |= {} if data is None else {"IDARTS_DATA": data}
+    return subprocess.run(command(*arguments), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_a_search_by_hand_writes_its_cell_and_its_record_and_the_cell_retrains(tmp_path):
+    searched = run("ptb", *SEARCH, *SMALL, "--set", "epochs=1", "--output", tmp_path)
+    assert searched.returncode == 0, searched.stderr
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert (record["stage"], record["method"], record["epochs"], record["test"]) == ("search", "idarts", 1, None)
+    assert record["settings"]["hidden_size"] == 8 and len(record["history"]) == 1
+    retrained = run(
+        "ptb", "--stage", "retrain", "--space", "search_spaces/tiny.yaml", "--data", "embedded", *SMALL,
+        "--architecture", tmp_path / "architecture.yaml", "--set", "epochs=1", "--set", "test_batch_size=100",
+        "--output", tmp_path,
+    )  # fmt: skip
+    assert retrained.returncode == 0, retrained.stderr
+    again = json.loads((tmp_path / "record.json").read_text())
+    assert again["cell"] == record["cell"] and again["test"] > 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ptbb", *SEARCH), "no task 'ptbb'; tasks: conll, digits, ptb"),
+        (("ptb", "--stage", "search"), "Name the search space"),
+        (("ptb", *SEARCH, "--set", "epoch=1"), "Unknown setting 'epoch'"),
+        (("ptb", *SEARCH, "--data", "/no/such"), "'/no/such' does not exist"),
+        (("ptb", *SEARCH, "--data", ""), "No data folder is named"),
+        (("ptb", "--stage", "retrain", "--space", "search_spaces/tiny.yaml"), "Name the cell to retrain"),
+    ],
+)
+def test_bad_input_ends_with_exit_code_2_and_says_what_would_work(tmp_path, arguments, message):
+    done = run(*arguments, "--output", tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_ctrl_c_leaves_by_the_signal_and_the_same_command_goes_on(tmp_path):
+    arguments = ("ptb", *SEARCH, *SMALL, "--set", "epochs=60", "--output", tmp_path)
+    process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    last = tmp_path / "tasks" / "search-idarts-s1" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT, said
+    assert b"the same command goes on" in said
+    other = run(*arguments, "--set", "hidden_size=16")
+    assert other.returncode == 2 and "checkpoints of another job" in other.stderr
+    resumed = run(*arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    history = json.loads((tmp_path / "record.json").read_text())["history"]
+    assert [epoch["epoch"] for epoch in history] == [float(number) for number in range(1, 61)]
+    assert "epoch 1:" not in resumed.stdout
