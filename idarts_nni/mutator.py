@@ -1,6 +1,7 @@
 """The mutation hooks: how a mutable module becomes a part of the search network."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -149,7 +150,7 @@ class MixedRecurrentCell(RecurrentCell, BaseSuperNetModule):
             total = sum(alphas)
             nodes.append(
                 tuple(
-                    type(edge)(edge.source, edge.operation, round(alpha / total, 6) if total else None)
+                    replace(edge, weight=round(alpha / total, 6) if total else None)
                     for edge, alpha in zip(edges, alphas, strict=True)
                 )
             )
