@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 
-from idarts_nni.cli import main
+from idarts_nni.cli import build_parser, command_function, main
 
 from .test_report import record
 
@@ -203,6 +203,13 @@ def test_readme_of_this_repository_is_up_to_date(monkeypatch):
     if not Path("README.md").is_file():
         pytest.skip("There is no README yet.")
     assert main(["report", "--update-readme", "--check"]) == 0
+
+
+def test_every_command_names_a_function_that_is_there():
+    parsers = next(action.choices for action in build_parser()._actions if action.dest == "command")
+    assert {"run", "show", "draw", "report"} <= set(parsers)
+    for name, parser in parsers.items():
+        assert callable(command_function(parser.get_default("function"))), name
 
 
 def test_version_and_help_say_what_there_is(capsys):

@@ -1,0 +1,113 @@
+"""``idarts run``: check an experiment file, start it, stay with it to its end, and leave nothing running."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from . import experiment as nni
+from .messages import FAILED, say
+from .outcome import collect_records, describe_failures, write_outputs
+from .preflight import check_experiment
+from .progress import Progress
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked to stop; ``number`` says which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command ``idarts run`` and return its exit code."""
+    checked = check_experiment(options.file)
+    if options.port is not None and not nni.is_free(options.port):
+        raise ValueError(f"--port {options.port} is in use; leave the option out to have a free one chosen.")
+    started: nni.Experiment | None = None
+    interrupt: Interrupted | None = None
+    snapshot = nni.Snapshot("INITIALIZED")
+    progress = Progress(checked.optimize_mode)
+    with _signals_raise():
+        try:
+            started = nni.start(checked, options.port or nni.free_port())
+            say(f"Experiment {started.id} runs. Web page: {started.web_address}\nFolder: {started.folder}")
+            for snapshot in nni.follow(started):  # noqa: B007 - the last one is used below
+                progress.show(snapshot)
+        except nni.ExperimentError as error:
+            say(f"idarts run: {error}")
+            return FAILED
+        except Interrupted as error:
+            interrupt = error
+        except BaseException:
+            if started is not None:
+                nni.stop(started.id)
+            raise
+        finally:
+            progress.close()
+    if started is None:
+        say("Interrupted before the experiment had started.")
+        return 128 + (interrupt.number if interrupt else signal.SIGINT)
+    if interrupt is not None or not options.keep_open:
+        _stop(started.id, interrupt)
+    records = collect_records(snapshot, experiment=checked.name, task=checked.task)
+    outputs = write_outputs(started.folder / "idarts", records)
+    print(f"\n{outputs.tables}\nTables:   " + "\n          ".join(map(str, outputs.files)))
+    if outputs.pictures:
+        print("Pictures: " + "\n          ".join(map(str, outputs.pictures)))
+    if interrupt is not None:
+        # Trials run the first python of PATH, which has to be this one.
+        say(f'Stopped by {interrupt}. To go on: PATH="{Path(sys.executable).parent}:$PATH" nnictl resume {started.id}')
+        return 128 + interrupt.number
+    failures = describe_failures(snapshot, records, started.folder / "log")
+    for line in failures:
+        say(line)
+    if options.keep_open:
+        say(f"The web page stays up: {started.web_address}. To end it: nnictl stop {started.id}")
+    return FAILED if failures else 0
+
+
+def _stop(experiment_id: str, interrupt: Interrupted | None) -> None:
+    if interrupt is not None:
+        say(f"{interrupt}: stopping experiment {experiment_id} and its trials; please wait.")
+    with _signals_wait():
+        if not nni.stop(experiment_id):
+            say(f"nnictl could not stop the experiment; try: nnictl stop {experiment_id}")
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Turn Ctrl-C, SIGTERM and a closed terminal into :class:`Interrupted`, wherever the program stands."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise Interrupted(number)
+
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    # What was ignored from outside (nohup) stays ignored.
+    old = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    for number in old:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let nothing cut the stopping of an experiment short, for that would leave trials running."""
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    old = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
