@@ -177,6 +177,24 @@ def rank_node(
     return [(source, column, values[source][column]) for source, column in edges]
 
 
+def node_distributions(logits: Tensor, relaxation: str = "node") -> list[list[float]]:
+    """Return the probabilities that the derivation compares, as plain numbers.
+
+    Parameters
+    ----------
+    logits
+        Shape ``(P, K)``, rows as in the head of this module.
+    relaxation
+        ``node`` or ``edge``.
+
+    Returns
+    -------
+    One row for each node; that of node ``i`` has ``i * K`` numbers, source by source.
+    """
+    logits = logits.detach().to("cpu", torch.float64)  # as in rank_node
+    return [rows.flatten().tolist() for rows in split_nodes(cell_probabilities(logits, relaxation))]
+
+
 def weighted_edges(kept: Sequence[RankedEdge], operations: Sequence[str]) -> tuple[Edge, ...]:
     """Return kept edges with their probabilities, renormalised to sum 1."""
     weights = torch.tensor([score for _, _, score in kept], dtype=torch.float64).softmax(0).tolist()

@@ -11,11 +11,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "idarts_nni"
 KERNEL_HELPERS = "(helpers of kernels)"
 ORDER = [
     # what is searched
-    "files", "operations", "space", "architecture", "model_architecture", "ranking", "derive",
+    "files", "operations", "space", "architecture", "model_architecture", "ranking", "derive", "health",
     # how a cell computes
     "normalised", "cell", KERNEL_HELPERS, "kernels",
     # how NNI sees it
-    "choices", "modules", "node", "mutator", "mixed_cell", "strategy",
+    "choices", "modules", "node", "mutator", "mixed_cell", "search_module", "strategy", "monitor",
     # how trials are planned and run
     "parameters", "plan", "manager", "tuner", "devices", "trial", "checkpoint",
     # around a run
@@ -25,8 +25,8 @@ ORDER = [
 ]  # fmt: skip
 """Modules that are not named here are helpers of ``kernels``."""
 WITHOUT_TORCH = [
-    "files", "operations", "space", "architecture", "model_architecture", "ranking", "parameters", "plan", "manager",
-    "tuner", "devices", "trial",
+    "files", "operations", "space", "architecture", "model_architecture", "ranking", "health",
+    "parameters", "plan", "manager", "tuner", "devices", "trial",
     "report", "results", "layout", "draw", "code_folder", "preflight", "experiment", "outcome", "progress", "messages",
     "launch", "commands", "cli",
 ]  # fmt: skip

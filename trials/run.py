@@ -265,6 +265,8 @@ def _record(
         "settings": dataclasses.asdict(outcome.settings),
         "scores": outcome.scores,
         "history": outcome.history,
+        "trajectory": outcome.trajectory,
+        "space": job.space.to_dict() if job.space else None,
         "versions": {package: _version(package) for package in PACKAGES} | {"python": platform.python_version()},
     }
 

@@ -27,6 +27,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from idarts_nni.architecture import Architecture
 from idarts_nni.checkpoint import AtomicCheckpointIO, ExactResume, load_plain
 from idarts_nni.model_architecture import ModelArchitecture
+from idarts_nni.monitor import SearchMonitor
 from idarts_nni.parameters import BASELINES
 from idarts_nni.strategy import IDARTS
 
@@ -58,6 +59,8 @@ class Outcome:
     history: list[dict[str, float]] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
     """What the test pass told beside the test metric, such as the F1 of each type of entity."""
+    trajectory: list[dict[str, Any]] = field(default_factory=list)
+    """The cell of each epoch of a search; see :class:`idarts_nni.monitor.SearchMonitor`."""
 
 
 class EpochReporter(Callback):
@@ -150,7 +153,9 @@ def run_job(task: ModuleType, job: Job, checkpoints: Path, report: EpochReport) 
     if job.stage == "search" and job.method == "random":
         return _finished(reporter, workload, parameters, UNTRAINED, architecture=_draw(job, workload))
     best, every = _checkpoint_callbacks(checkpoints, task.OPTIMIZE_MODE)
-    trainer = _trainer(job, workload, [reporter, *workload.callbacks, best, every], checkpoints)
+    monitor = SearchMonitor()
+    watching = [monitor] if job.stage == "search" else []
+    trainer = _trainer(job, workload, [*watching, reporter, *workload.callbacks, best, every], checkpoints)
     last = checkpoints / "last.ckpt"
     evaluator = Lightning(
         workload.module,
@@ -163,7 +168,9 @@ def run_job(task: ModuleType, job: Job, checkpoints: Path, report: EpochReport) 
         with _interrupts(trainer):
             architecture = _search(job, workload, evaluator)
         validation = reporter.history[-1]["validation"] if reporter.history else math.nan
-        return _finished(reporter, workload, parameters, validation, architecture=architecture)
+        return _finished(
+            reporter, workload, parameters, validation, architecture=architecture, trajectory=monitor.trajectory
+        )
     with _interrupts(trainer):
         evaluator.evaluate(workload.model)
     if best.best_model_score is None:
