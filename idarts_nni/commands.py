@@ -5,20 +5,26 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .architecture import Architecture
 from .files import read_yaml
 from .messages import FAILED, say
+from .model_architecture import ModelArchitecture, read_architecture
 from .space import CellSpace
 
 
 def show(options: argparse.Namespace) -> int:
     """Print a cell as text, and check that it fits a space."""
     data = read_yaml(options.file)
-    cell = Architecture.from_dict(data, origin=str(options.file))
+    cell = read_architecture(data, origin=str(options.file))
     for field in ("name", "source"):
         if data.get(field):
             print(f"{field:12} {data[field]}")
     print(f"{'fingerprint':12} {cell.fingerprint}")
+    if isinstance(cell, ModelArchitecture):
+        if options.space is not None:
+            raise ValueError(f"{options.file} is of a model space of NNI; --space checks recurrent cells only.")
+        for label, choice in cell.choices.items():
+            print(f"{label:24} {choice}")
+        return 0
     for node, edges in enumerate(cell.nodes, start=1):
         inputs = []
         for edge in edges:
@@ -42,7 +48,7 @@ def draw(options: argparse.Namespace) -> int:
     from .draw import draw_architecture
 
     data = read_yaml(options.file)
-    cell = Architecture.from_dict(data, origin=str(options.file))
+    cell = read_architecture(data, origin=str(options.file))
     title = options.title or str(data.get("name") or options.file.stem)
     for path in options.output or [options.file.with_suffix(".png")]:
         print(draw_architecture(cell, path, title))

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .architecture import Architecture, Edge
+from .architecture import Edge
+from .graphs import Graph
 
 MAX_EDGES = 400
 """Above this a picture shows nothing to a reader and takes minutes to lay out."""
 
 _HALF_HEIGHT = {"state": 0.42, "word": 0.24, "pass": 0.1}
 _GAP = 0.16
+_UPRIGHT_PITCH = 1.0
+"""Between two columns of a picture that runs from top to bottom, where a word takes the height of a line."""
 _STIFFNESS = {(one, other): 1.0 for one in _HALF_HEIGHT for other in _HALF_HEIGHT}
 _STIFFNESS.update({("pass", "pass"): 6.0, ("pass", "word"): 3.0, ("word", "pass"): 3.0})
 _STATE_WIDTH = 1.0
@@ -42,10 +45,13 @@ class PlacedEdge:
 
 @dataclass(frozen=True)
 class Layout:
-    """Places in a plane whose y axis points up; a unit is about two lines of text."""
+    """Places in a plane: x runs along the picture, from the inputs to the output, y across it, to the left hand of x.
+
+    A unit is about two lines of text.
+    """
 
     states: tuple[Point, ...]
-    """State 0 and nodes 1..N."""
+    """The inputs and the nodes."""
     edges: tuple[PlacedEdge, ...]
 
 
@@ -59,10 +65,11 @@ class _Item:
     after: list[_Item] = field(default_factory=list)
     order: int = 0
     y: float = 0.0
+    half_height: float = 0.0
+    """Room that it takes across the picture, to either side."""
 
-    @property
-    def half_height(self) -> float:
-        return _HALF_HEIGHT[self.kind]
+    def __post_init__(self) -> None:
+        self.half_height = self.half_height or _HALF_HEIGHT[self.kind]
 
 
 def edge_word(edge: Edge, siblings: int) -> str:
@@ -71,54 +78,66 @@ def edge_word(edge: Edge, siblings: int) -> str:
     return word if edge.weight is None or siblings == 1 else f"{word} {edge.weight:.2f}"
 
 
-def lay_out(architecture: Architecture) -> Layout:
+def lay_out(graph: Graph, *, upright: bool = False) -> Layout:
     """Place the states and the edges of a cell.
+
+    Parameters
+    ----------
+    graph
+        The cell.
+    upright
+        Leave room for a picture that runs from top to bottom: there a word is long across the picture.
 
     Raises
     ------
     ValueError
         If the cell has more than :data:`MAX_EDGES` edges.
     """
-    count = sum(len(edges) for edges in architecture.nodes)
+    count = sum(len(edges) for edges in graph.nodes)
     if count > MAX_EDGES:
         raise ValueError(
             f"The cell has {count} edges; a picture can show {MAX_EDGES}. "
             f"Write it as text (idarts show) or as DOT, or keep fewer edges per node."
         )
-    depths = state_depths(architecture)
+    depths = state_depths(graph)
     states = [_Item("state", 2 * depth) for depth in depths]
-    chains: list[tuple[int, Edge, list[_Item]]] = []
-    for node, edges in enumerate(architecture.nodes, start=1):
+    chains: list[tuple[int, Edge, str, list[_Item]]] = []
+    for node, edges in enumerate(graph.nodes, start=graph.num_inputs):
         for edge in edges:
-            chains.append((node, edge, _chain(states[edge.source], states[node])))
-    items = states + [item for _, _, chain in chains for item in chain]
+            word = edge_word(edge, len(edges))
+            room = _word_width(word) / 2 if upright else 0.0
+            chains.append((node, edge, word, _chain(states[edge.source], states[node], room)))
+    items = states + [item for *_, chain in chains for item in chain]
     columns: list[list[_Item]] = [[] for _ in range(2 * max(depths) + 1)]
     for item in items:
         columns[item.column].append(item)
     _order_columns(columns)
     _place_heights(columns)
-    words = [edge_word(edge, len(architecture.nodes[node - 1])) for node, edge, _ in chains]
-    x = _column_centres(columns, [(chain[-1].column, word) for (_, _, chain), word in zip(chains, words, strict=True)])
+    if upright:
+        x = [index * _UPRIGHT_PITCH for index in range(len(columns))]
+    else:
+        x = _column_centres(columns, [(chain[-1].column, word) for *_, word, chain in chains])
     placed = []
-    for (node, edge, chain), word in zip(chains, words, strict=True):
+    for node, edge, word, chain in chains:
         course = [states[edge.source], *chain, states[node]]
         points = tuple((x[item.column], item.y) for item in course)
         placed.append(PlacedEdge(node, edge, word, points, points[-2], _word_width(word)))
     return Layout(tuple((x[item.column], item.y) for item in states), tuple(placed))
 
 
-def state_depths(architecture: Architecture) -> list[int]:
-    """Return the longest path from state 0 to each state, state 0 first."""
-    depths = [0]
-    for edges in architecture.nodes:
+def state_depths(graph: Graph) -> list[int]:
+    """Return the longest path from an input to each state, the inputs first."""
+    depths = [0] * graph.num_inputs
+    for edges in graph.nodes:
         depths.append(1 + max(depths[edge.source] for edge in edges))
     return depths
 
 
-def _chain(source: _Item, target: _Item) -> list[_Item]:
+def _chain(source: _Item, target: _Item, word_room: float) -> list[_Item]:
     """Make the places that an edge takes between its ends; the last one, next to the target, holds the word."""
     last = target.column - 1
-    chain = [_Item("word" if column == last else "pass", column) for column in range(source.column + 1, last + 1)]
+    chain = [_Item("pass", column) for column in range(source.column + 1, last)]
+    chain.append(_Item("word", last, half_height=word_room))
     course = [source, *chain, target]
     for left, right in zip(course, course[1:], strict=False):
         left.after.append(right)
@@ -174,7 +193,9 @@ def _place_heights(columns: Sequence[list[_Item]]) -> None:
             wanted = []
             for item in column:
                 pulls = [(other.y, _STIFFNESS[item.kind, other.kind]) for other in item.before + item.after]
-                wanted.append(sum(y * pull for y, pull in pulls) / sum(pull for _, pull in pulls))
+                weight = sum(pull for _, pull in pulls)
+                # An input that nothing reads stays where it is.
+                wanted.append(sum(y * pull for y, pull in pulls) / weight if weight else item.y)
             _settle(column, wanted)
 
 

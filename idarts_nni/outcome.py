@@ -14,7 +14,9 @@ from .architecture import Architecture
 from .draw import draw_architecture
 from .experiment import Snapshot, Trial, read_plan, trial_folder, unpack
 from .files import write_atomically
+from .graphs import graphs_of
 from .manager import final_metric
+from .model_architecture import ModelArchitecture, read_architecture
 from .report import (
     RECORD_FILE,
     Record,
@@ -162,13 +164,15 @@ def write_outputs(folder: Path, records: Sequence[Record]) -> Outputs:
     return Outputs(tables, (csv, markdown), tuple(pictures))
 
 
-def _kept_cells(records: Sequence[Record]) -> dict[str, tuple[str, Architecture]]:
-    """Return the retrained cells: file name -> title and cell. A cell of another kind (images) has no picture here."""
-    kept: dict[str, tuple[str, Architecture]] = {}
+def _kept_cells(records: Sequence[Record]) -> dict[str, tuple[str, Architecture | ModelArchitecture]]:
+    """Return the retrained cells that a picture can show: file name -> title and cell."""
+    kept: dict[str, tuple[str, Architecture | ModelArchitecture]] = {}
     for record in records:
         data = unpack(record.get("architecture")) if record["stage"] == "retrain" else None
-        if isinstance(data, dict) and "nodes" in data:
-            cell = Architecture.from_dict(data, origin=f"record of {record['key']}")
+        if isinstance(data, dict):
+            cell = read_architecture(data, origin=f"record of {record['key']}")
+            if not graphs_of(cell):
+                continue
             kept[f"{record['method']}-{cell.fingerprint}"] = (f"{record['method']} cell {cell.fingerprint}", cell)
     return kept
 

@@ -189,6 +189,13 @@ def test_draw_writes_every_output_and_prints_its_path(tmp_path, capsys):
     assert '"I-DARTS"' in Path(outputs[2]).read_text()
 
 
+def test_cell_for_images_is_shown_and_drawn(tmp_path, capsys):
+    file = tmp_path / "image.yaml"
+    file.write_text("choices: {normal/op_2_0: sep_conv_3x3, normal/input_2_0: [0]}\n")
+    assert main(["show", str(file)]) == 0 and "sep_conv_3x3" in capsys.readouterr().out
+    assert main(["draw", str(file)]) == 0 and (tmp_path / "image.png").stat().st_size > 1000
+
+
 def test_report_of_a_folder_outside_nni(tmp_path, capsys):
     for seed in (1, 2):
         (tmp_path / f"r{seed}").mkdir()

@@ -19,16 +19,18 @@ ORDER = [
     # how trials are planned and run
     "parameters", "plan", "manager", "tuner", "devices", "trial", "checkpoint",
     # around a run
-    "report", "results", "layout", "draw", "code_folder", "preflight", "experiment", "outcome", "progress", "messages",
-    "launch", "commands", "cli",
+    "report", "results", "graphs", "layout", "sketch", "draw",
+    "code_folder", "preflight", "experiment", "outcome", "progress",
+    "messages", "launch", "commands", "cli",
     "__main__",
 ]  # fmt: skip
 """Modules that are not named here are helpers of ``kernels``."""
 WITHOUT_TORCH = [
     "files", "operations", "space", "architecture", "model_architecture", "ranking", "health",
     "parameters", "plan", "manager", "tuner", "devices", "trial",
-    "report", "results", "layout", "draw", "code_folder", "preflight", "experiment", "outcome", "progress", "messages",
-    "launch", "commands", "cli",
+    "report", "results", "graphs", "layout", "sketch", "draw",
+    "code_folder", "preflight", "experiment", "outcome", "progress",
+    "messages", "launch", "commands", "cli",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
