@@ -96,6 +96,15 @@ class Architecture:
                     f"this search space keeps {space.kept_edges(node)} there."
                 )
 
+    def with_equal_weights(self) -> Architecture:
+        """Give every edge an equal share: what ``combine: weighted`` means for a cell that no search has weighed."""
+        return Architecture(
+            tuple(
+                tuple(Edge(edge.source, edge.operation, round(1 / len(edges), 6)) for edge in edges)
+                for edges in self.nodes
+            )
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that :meth:`from_dict` reads back."""
         return {"nodes": [[edge.to_dict() for edge in edges] for edges in self.nodes]}

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .parameters import is_number
+from .parameters import CELL_KEYS, is_number
 from .plan import Job
 
 SETTLING_SECONDS = 5.0
@@ -60,7 +60,7 @@ class Manager:
     def __init__(self, base: str, folder: Path | None = None) -> None:
         self.base = base
         self.folder = folder
-        self._cells: dict[str, str | None] = {}  # by trial; what a trial that succeeded has reported stays
+        self._cells: dict[str, dict[str, str]] = {}  # by trial; what a trial that succeeded has reported stays
 
     @classmethod
     def from_environment(cls) -> Manager:
@@ -110,17 +110,19 @@ class Manager:
             if isinstance(key, str):
                 job = read_job(record, key, is_recovered(parameters), record.get("trialJobId") in cancelled)
                 if job.metric is not None and parameters.get("stage") == "search":
-                    job = replace(job, metric={**job.metric, "architecture": self._cell(record["trialJobId"])})
+                    job = replace(job, metric={**job.metric, **self._cells_of(record["trialJobId"])})
                 view.setdefault(key, []).append(job)
         return view, len(records)
 
-    def _cell(self, trial: str) -> str | None:
-        """Return the cell that a search trial reported with its last epoch, as JSON text."""
+    def _cells_of(self, trial: str) -> dict[str, str]:
+        """Return the cells that a search trial reported with its last epoch, as JSON text by :data:`CELL_KEYS`."""
         if trial not in self._cells:
             reports = request("GET", f"{self.base}/metric-data/{trial}?type=PERIODICAL")
             metrics = [_unpacked(report["data"]) for report in reports]
-            texts = [metric.get("architecture") for metric in metrics if isinstance(metric, dict)]
-            self._cells[trial] = next((text for text in reversed(texts) if text), None)
+            plain = [metric for metric in metrics if isinstance(metric, dict)]
+            self._cells[trial] = {
+                key: text for metric in plain for key in CELL_KEYS if isinstance(text := metric.get(key), str) and text
+            }
         return self._cells[trial]
 
     def _cancelled_by_user(self) -> set[str]:

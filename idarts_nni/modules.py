@@ -1,6 +1,5 @@
 """The recurrent cell as NNI sees it: a mutable module, and the plain module it freezes to."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -228,12 +227,12 @@ class RecurrentCell(RecurrentCellBase, MutableModule):
         """Build the frozen cell at once; NNI calls this where a sample is already chosen."""
         with label_scope(label) as scope:
             architecture = sample_to_architecture(sample, scope.name, space.num_nodes)
-        return FixedRecurrentCell(_with_equal_weights(architecture), space, *args, **kwargs)
+        return FixedRecurrentCell(architecture.with_equal_weights(), space, *args, **kwargs)
 
     def freeze(self, sample: dict[str, Any]) -> FixedRecurrentCell:
         """Return the cell that a sample describes, with a copy of this cell's weights."""
         MutableModule.validate(self, sample)
-        return self.fix(_with_equal_weights(sample_to_architecture(sample, self.label, self.space.num_nodes)))
+        return self.fix(sample_to_architecture(sample, self.label, self.space.num_nodes).with_equal_weights())
 
     def fix(self, architecture: Architecture) -> FixedRecurrentCell:
         """Return the cell with these edges and a copy of this cell's weights."""
@@ -253,7 +252,7 @@ class RecurrentCell(RecurrentCellBase, MutableModule):
     def default_architecture(self) -> Architecture:
         """Return the cell of the choices' defaults (the first edges of each node), which a dry run uses."""
         sample = {choice.label: choice.default() for choice in self.choices}
-        return _with_equal_weights(sample_to_architecture(sample, self.label, self.space.num_nodes))
+        return sample_to_architecture(sample, self.label, self.space.num_nodes).with_equal_weights()
 
     def _unroll(self, inputs: Tensor, hidden: Tensor, input_mask: Tensor | None, hidden_mask: Tensor | None) -> Tensor:
         # As NNI's own choices do outside a search: run the default, so that shapes can be tried out.
@@ -275,11 +274,3 @@ def _read_edge(choice: object) -> Edge:
     if not operation or not source.isdecimal():
         raise ValueError(f"{choice!r} is not an edge; an edge is spelt like {edge_choice(0, 'tanh')!r}.")
     return Edge(int(source), operation)
-
-
-def _with_equal_weights(architecture: Architecture) -> Architecture:
-    """Give every edge an equal share: what ``combine: weighted`` means for a cell that no search has weighed."""
-    nodes: Sequence[tuple[Edge, ...]] = architecture.nodes
-    return Architecture(
-        tuple(tuple(Edge(edge.source, edge.operation, round(1 / len(edges), 6)) for edge in edges) for edges in nodes)
-    )

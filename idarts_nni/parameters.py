@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from .space import ALL
+from .space import CHOICES as SPACE_CHOICES
+
 BASELINES = ("lstm", "cnn")
 """Plain models without a cell, for text and for images: they are retrained and nothing is searched."""
 METHODS = ("idarts", "darts", "random", *BASELINES)
@@ -16,11 +19,49 @@ METHODS = ("idarts", "darts", "random", *BASELINES)
 STAGES = ("search", "select", "retrain")
 NO_CELL = "-"
 
+CELL_KEYS = ("architecture", "cells")
+"""The keys of a search's report that hold text: the JSON of its cell, and that of a list of other cells."""
 SUMMARY = "mutation_summary"
 """Where a trial has this key, NNI's web page shows its contents in place of the parameters (it is made for NAS)."""
-_SHOWN = ("stage", "method", "seed", "cell", "attempt")  # long JSON texts would cover the page's plots
+_SHOWN = ("stage", "method", "seed", "cell", "epoch", "attempt")  # long JSON texts would cover the page's plots
 
+_NUMBERS = ("seed", "epoch", "attempt")
 _CHOICES = {"select_by": ("search", "validation"), "optimize_mode": ("minimize", "maximize")}
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """How many edges a derived cell keeps for each node, and how they join when it is retrained.
+
+    Raises
+    ------
+    ValueError
+        If a value is impossible.
+    """
+
+    edges_per_node: int | str
+    """n of the paper, or ``all``."""
+    combine: str | None = None
+    """``sum``, ``mean`` or ``weighted``; None for the search space's own."""
+
+    def __post_init__(self) -> None:
+        if self.edges_per_node != ALL:
+            _require_count("derivations: edges_per_node", self.edges_per_node, f" or {ALL!r}")
+        allowed = SPACE_CHOICES["combine"]
+        if self.combine is not None and self.combine not in allowed:
+            raise ValueError(f"derivations: combine: found {self.combine!r}; allowed: {', '.join(allowed)}.")
+
+    @classmethod
+    def from_data(cls, data: object) -> Derivation:
+        """Read one entry of ``derivations``."""
+        if isinstance(data, cls):
+            return data
+        if not isinstance(data, Mapping) or not {"edges_per_node"} <= set(data) <= {"edges_per_node", "combine"}:
+            raise ValueError(
+                f"derivations: found {data!r}; expected entries such as {{edges_per_node: 2, combine: mean}}, where "
+                f"combine may be left out."
+            )
+        return cls(**data)
 
 
 @dataclass(frozen=True)
@@ -43,6 +84,13 @@ class Settings:
     """Best cells of each method that are retrained."""
     select_by: str = "search"
     """Rank cells by the score of their ``search``, or by a short ``validation`` training of each."""
+    derivations: Sequence[Derivation] = ()
+    """How each found cell is derived and retrained: a list of ``{edges_per_node: 2, combine: mean}``. One search yields
+    one cell for each; a draw likewise. DARTS keeps one edge for each node, so entries with ``edges_per_node: 1`` apply
+    to it. Left out: the search space's own n and combine."""
+    snapshots: Sequence[int] = ()
+    """Search epochs whose cells are retrained too, beside the last: those of every search seed, so ``keep`` has to be
+    at least the number of search seeds. Cells that are equal are retrained once."""
     optimize_mode: str = "minimize"
     """Whether a low metric is good (perplexity: minimize) or a high one (F1: maximize)."""
     data: str | None = None
@@ -77,6 +125,39 @@ class Settings:
             _require_settings(name, getattr(self, name))
         if not is_number(self.poll) or self.poll <= 0:
             raise ValueError(f"poll: found {self.poll!r}; expected a number of seconds above 0.")
+        self._check_derivations()
+        self._check_snapshots()
+
+    def _check_derivations(self) -> None:
+        if not isinstance(self.derivations, (list, tuple)):
+            raise ValueError(f"derivations: found {self.derivations!r}; expected a list of {{edges_per_node: ...}}.")
+        derivations = tuple(Derivation.from_data(entry) for entry in self.derivations)
+        if len(set(derivations)) != len(derivations):
+            raise ValueError(f"derivations: found {self.derivations!r}, where one stands twice; name each once.")
+        if derivations and "darts" in self.methods and all(entry.edges_per_node != 1 for entry in derivations):
+            raise ValueError(
+                "derivations: none applies to darts, which keeps one edge for each node. Add {edges_per_node: 1}, or "
+                "take darts out of methods."
+            )
+        object.__setattr__(self, "derivations", derivations)
+
+    def _check_snapshots(self) -> None:
+        if not isinstance(self.snapshots, (list, tuple)):
+            raise ValueError(f"snapshots: found {self.snapshots!r}; expected a list of search epochs, such as [1, 2].")
+        object.__setattr__(self, "snapshots", tuple(self.snapshots))
+        if not self.snapshots:
+            return
+        _require_list("snapshots", self.snapshots, None)
+        if not {"idarts", "darts"} & set(self.methods):
+            raise ValueError("snapshots: none of the methods searches by epochs; add idarts or darts, or leave it out.")
+        epochs = self.search.get("epochs")
+        if type(epochs) is int and max(self.snapshots) > epochs:
+            raise ValueError(f"snapshots: found {max(self.snapshots)}; a search has {epochs} epochs here.")
+        if self.keep < len(self.search_seeds):
+            raise ValueError(
+                f"keep: found {self.keep} beside snapshots and {len(self.search_seeds)} search seeds. A curve over the "
+                f"search epochs needs the cells of every seed: set keep to {len(self.search_seeds)}."
+            )
 
     @classmethod
     def from_class_args(cls, class_args: Mapping[str, Any]) -> Settings:
@@ -118,13 +199,19 @@ class TrialParameters:
     """JSON of the search space."""
     settings: str = "{}"
     """JSON of the overrides for this stage."""
+    epoch: int = 0
+    """Search epoch that the cell was taken at, where the plan has snapshots; 0 for the end of a search, or a draw."""
+    origins: str = "[]"
+    """JSON of ``[search seed, search epoch]`` of all searches and epochs that gave this cell."""
+    derive: str = "{}"
+    """JSON of what a search is to report beside its own cell: ``edges_per_node`` and ``snapshots``, two lists."""
     data: str = ""
     """Absolute folder of the corpus, ``embedded``, or nothing (the trial's own default)."""
     attempt: int = 1
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            value, expected = getattr(self, entry.name), int if entry.name in ("seed", "attempt") else str
+            value, expected = getattr(self, entry.name), int if entry.name in _NUMBERS else str
             if type(value) is not expected:
                 raise ValueError(f"{entry.name}: found {value!r}; expected {expected.__name__}.")
         for name, allowed in (("stage", STAGES), ("method", METHODS)):
@@ -132,6 +219,8 @@ class TrialParameters:
                 raise ValueError(f"{name}: found {getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
         if self.seed < 1 or self.attempt < 1 or not self.key:
             raise ValueError(f"key, seed, attempt: found {self.key!r}, {self.seed}, {self.attempt}; both count from 1.")
+        if self.epoch < 0:
+            raise ValueError(f"epoch: found {self.epoch}; a search epoch counts from 1, 0 is the end.")
 
     def to_dict(self) -> dict[str, str | int]:
         """Return plain data that :meth:`from_dict` reads back."""
@@ -164,9 +253,9 @@ def _require_list(name: str, values: object, allowed: Sequence[str] | None) -> N
         raise ValueError(f"{name}: found {list(values)!r}, where one stands twice; name each once.")
 
 
-def _require_count(name: str, value: object) -> None:
+def _require_count(name: str, value: object, alternative: str = "") -> None:
     if type(value) is not int or value < 1:
-        raise ValueError(f"{name}: found {value!r}; expected a whole number from 1.")
+        raise ValueError(f"{name}: found {value!r}; expected a whole number from 1{alternative}.")
 
 
 def _require_settings(name: str, value: object) -> None:

@@ -5,13 +5,12 @@ Pure logic, without NNI and without input or output, so that every order of even
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .architecture import Architecture
+from .found_cells import Cell, Space, derivations_of, draw_cell, merge_equal, read_cells
 from .parameters import BASELINES, NO_CELL, STAGES, Settings, TrialParameters
 from .space import CellSpace
 
@@ -73,18 +72,6 @@ def judge(jobs: Sequence[Job], sent: int, max_attempts: int) -> Outcome:
     return Outcome("todo", attempts=len(jobs))
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell that a method found, and its score where a search gave one."""
-
-    fingerprint: str
-    architecture: str
-    score: float | None = None
-
-
-Space = CellSpace | Mapping[str, Any]
-
-
 def read_space(data: object) -> Space:
     """Check the search space of an experiment.
 
@@ -126,34 +113,13 @@ def _read_published(data: Mapping[str, Any]) -> object:
         raise ValueError(f"The published search space is damaged: {data!r} ({error!r}).") from None
 
 
-def read_cell(metric: Mapping[str, Any], space: Space) -> Cell:
-    """Take the cell and its score from the final metric of a search.
-
-    Raises
-    ------
-    ValueError
-        If there is no cell, or it does not belong to the space.
-    """
-    text = metric.get("architecture")
-    if not isinstance(text, str) or not text:
-        raise ValueError(f"its final metric has no cell: architecture is {text!r}; expected JSON text.")
-    if isinstance(space, CellSpace):
-        architecture = Architecture.from_json(text)
-        architecture.check_fits(space)
-        return Cell(architecture.fingerprint, architecture.to_json(), float(metric["default"]))
-    try:
-        plain = json.dumps(json.loads(text), separators=(",", ":"), sort_keys=True)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"its final metric has no cell: architecture is not JSON: {error}") from None
-    return Cell(hashlib.sha256(plain.encode()).hexdigest()[:8], plain, float(metric["default"]))
-
-
 class Plan:
     """All tasks of an experiment, as far as they are known.
 
     Each method goes its own way: when its searches have settled, the distinct cells found are ranked, the best
-    ``keep`` are retrained. With ``select_by: validation`` every found cell first gets a short training, unless there
-    are no more cells than are kept anyway. A decision, once taken, stays; :meth:`to_dict` is what must survive.
+    ``keep`` are retrained; where there are several derivations, of each. With ``select_by: validation`` every found
+    cell first gets a short training, unless there are no more cells than are kept anyway. With snapshots the cells of
+    those search epochs are retrained too. A decision, once taken, stays; :meth:`to_dict` is what must survive.
     """
 
     def __init__(self, settings: Settings, space: Space, data: str = "") -> None:
@@ -161,7 +127,9 @@ class Plan:
         self.space = space
         self.data = data
         self.found: dict[str, list[Cell]] = {}
-        """Distinct cells of each method whose searches have settled, best first."""
+        """Distinct cells of each method whose searches have settled: by derivation, best first."""
+        self.snapshots: dict[str, list[Cell]] = {}
+        """Cells of earlier search epochs, which are retrained as well."""
         self.kept: dict[str, list[Cell]] = {}
         """Those to be retrained, for each method that got so far."""
         self.outcomes: dict[str, Outcome] = {}
@@ -217,6 +185,7 @@ class Plan:
         return {
             "data": self.data,
             "found": {method: [asdict(cell) for cell in cells] for method, cells in self.found.items()},
+            "snapshots": {method: [asdict(cell) for cell in cells] for method, cells in self.snapshots.items()},
             "kept": {method: [asdict(cell) for cell in cells] for method, cells in self.kept.items()},
             "tasks": {
                 key: {"state": outcome.state, "reason": outcome.reason, "attempts": outcome.attempts}
@@ -226,8 +195,10 @@ class Plan:
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Take over the decisions of an earlier session, as :meth:`to_dict` gave them."""
-        for name in ("found", "kept"):
-            cells = {method: [Cell(**cell) for cell in cells] for method, cells in saved[name].items()}
+        for name in ("found", "snapshots", "kept"):
+            # A plan of an earlier version has no snapshots.
+            found = saved.get(name, {}) if name == "snapshots" else saved[name]
+            cells = {method: [Cell(**cell) for cell in cells] for method, cells in found.items()}
             setattr(self, name, {method: cells[method] for method in self.settings.methods if method in cells})
 
     def _follow(self, tasks: list[TrialParameters], outcome_of: Callable[[str], Outcome]) -> list[TrialParameters]:
@@ -235,7 +206,7 @@ class Plan:
             outcome = outcome_of(task.key)
             if task.stage == "search" and outcome.metric is not None:
                 try:
-                    read_cell(outcome.metric, self.space)
+                    self._cells_of(task, outcome)
                 except ValueError as error:
                     # The same search would end in the same way, so there is no second attempt.
                     outcome = Outcome("failed", reason=str(error), attempts=outcome.attempts)
@@ -243,6 +214,7 @@ class Plan:
         return tasks
 
     def _task(self, stage: str, method: str, seed: int, key: str, cell: Cell | None = None) -> TrialParameters:
+        origins = cell.origins if cell else ()
         return TrialParameters(
             key=key,
             stage=stage,
@@ -250,10 +222,24 @@ class Plan:
             seed=seed,
             cell=cell.fingerprint if cell else NO_CELL,
             architecture=cell.architecture if cell else "",
-            space=_json(self.space),
+            space=_json(cell.space(self.space) if cell else self.space),
             settings=self.settings.stage_settings(stage),
+            epoch=origins[0][1] if origins else 0,
+            origins=json.dumps(origins, separators=(",", ":")),
+            derive=self._derive(method) if stage == "search" else "{}",
             data=self.data,
         )
+
+    def _derive(self, method: str) -> str:
+        """Return what a search has to report beside the cell that it derives by the space's own n."""
+        derivations = [one for one in derivations_of(self.settings, self.space, method) if one is not None]
+        edges = list(dict.fromkeys(one.edges_per_node for one in derivations))
+        if not edges and self.settings.snapshots and isinstance(self.space, CellSpace):
+            edges = [self.space.edges_per_node]
+        if not edges:
+            return "{}"
+        wanted = {"edges_per_node": edges, "snapshots": list(self.settings.snapshots)}
+        return json.dumps(wanted, separators=(",", ":"))
 
     def _searches(self, method: str) -> list[TrialParameters]:
         drawn_here = method == "random" and isinstance(self.space, CellSpace)
@@ -261,46 +247,76 @@ class Plan:
             return []
         return [self._task("search", method, seed, f"search-{method}-s{seed}") for seed in self.settings.search_seeds]
 
+    def _cells_of(self, search: TrialParameters, outcome: Outcome) -> tuple[list[Cell], list[Cell]]:
+        derivations = derivations_of(self.settings, self.space, search.method)
+        return read_cells(outcome.metric or {}, self.space, derivations, self.settings.snapshots, search.seed)
+
     def _find(self, method: str) -> None:
-        outcomes = [self.outcomes[task.key] for task in self._searches(method)]
+        searches = self._searches(method)
+        outcomes = [self.outcomes[task.key] for task in searches]
         if method in self.found or not all(outcome.is_settled for outcome in outcomes):
             return
-        cells = [read_cell(outcome.metric, self.space) for outcome in outcomes if outcome.metric is not None]
+        derivations = derivations_of(self.settings, self.space, method)
+        ends: list[Cell] = []
+        earlier: list[Cell] = []
+        for search, outcome in zip(searches, outcomes, strict=True):
+            if outcome.metric is not None:
+                at_end, before = self._cells_of(search, outcome)
+                ends, earlier = ends + at_end, earlier + before
         if method == "random" and isinstance(self.space, CellSpace):
-            drawn = [Architecture.random(self.space, seed) for seed in self.settings.search_seeds]
-            cells = [Cell(cell.fingerprint, cell.to_json()) for cell in drawn]
-        distinct: dict[str, Cell] = {}
-        for cell in sorted(cells, key=lambda cell: self._rank(cell.score)):
-            distinct.setdefault(cell.fingerprint, cell)
-        self.found[method] = list(distinct.values())
+            seeds = self.settings.search_seeds
+            ends = [draw_cell(self.space, derivation, seed) for derivation in derivations for seed in seeds]
+        order = [None if one is None else (one.edges_per_node, one.combine) for one in derivations]
+        ends.sort(key=lambda cell: (order.index(_derivation(cell)), self._rank(cell.score)))
+        distinct = merge_equal(ends, self.space)
+        if not self.settings.snapshots:
+            # A cell found by several searches stands for the best of them.
+            best = {cell.label(self.space): cell.origins for cell in reversed(ends)}
+            distinct = [replace(cell, origins=best[cell.label(self.space)]) for cell in distinct]
+        self.found[method] = distinct
+        self.snapshots[method] = merge_equal(earlier, self.space)
 
     def _selections(self, method: str) -> list[TrialParameters]:
-        found = self.found.get(method, [])
-        if self.settings.select_by != "validation" or len(found) <= self.settings.keep:
+        if self.settings.select_by != "validation":
             return []
         # One seed for all: the cells shall differ, not the luck.
         seed = self.settings.retrain_seeds[0]
         return [
-            self._task("select", method, seed, f"select-{method}-{cell.fingerprint}-r{seed}", cell) for cell in found
+            self._task("select", method, seed, f"select-{method}-{cell.label(self.space)}-r{seed}", cell)
+            for cells in self._by_derivation(method)
+            for cell in cells
+            if len(cells) > self.settings.keep
         ]
 
     def _keep(self, method: str) -> None:
-        outcomes = [self.outcomes[task.key] for task in self._selections(method)]
-        if method in self.kept or method not in self.found or not all(outcome.is_settled for outcome in outcomes):
+        outcomes = {task.key: self.outcomes[task.key] for task in self._selections(method)}
+        if method in self.kept or method not in self.found:
             return
-        cells = self.found[method]
-        if outcomes:
-            tried = [(outcome, cell) for outcome, cell in zip(outcomes, cells, strict=True) if outcome.metric]
-            tried.sort(key=lambda pair: self._rank(float((pair[0].metric or {})["default"])))
-            cells = [cell for _, cell in tried]
-        self.kept[method] = cells[: self.settings.keep]
+        if not all(outcome.is_settled for outcome in outcomes.values()):
+            return
+        seed = self.settings.retrain_seeds[0]
+        kept: list[Cell] = []
+        for cells in self._by_derivation(method):
+            if len(cells) > self.settings.keep and self.settings.select_by == "validation":
+                keys = [f"select-{method}-{cell.label(self.space)}-r{seed}" for cell in cells]
+                tried = [(outcomes[key], cell) for key, cell in zip(keys, cells, strict=True) if outcomes[key].metric]
+                tried.sort(key=lambda pair: self._rank(float((pair[0].metric or {})["default"])))
+                cells = [cell for _, cell in tried]
+            kept += cells[: self.settings.keep]
+        self.kept[method] = merge_equal([*kept, *self.snapshots.get(method, [])], self.space)
+
+    def _by_derivation(self, method: str) -> list[list[Cell]]:
+        groups: dict[object, list[Cell]] = {}
+        for cell in self.found.get(method, []):
+            groups.setdefault(_derivation(cell), []).append(cell)
+        return list(groups.values())
 
     def _retrains(self, method: str) -> list[TrialParameters]:
         seeds = self.settings.retrain_seeds
         if method in BASELINES:
             return [self._task("retrain", method, seed, f"retrain-{method}-r{seed}") for seed in seeds]
         return [
-            self._task("retrain", method, seed, f"retrain-{method}-{cell.fingerprint}-r{seed}", cell)
+            self._task("retrain", method, seed, f"retrain-{method}-{cell.label(self.space)}-r{seed}", cell)
             for cell in self.kept.get(method, [])
             for seed in seeds
         ]
@@ -309,6 +325,10 @@ class Plan:
         if score is None:  # a drawn cell: the order of the seeds stays
             return 0.0
         return score if self.settings.optimize_mode == "minimize" else -score
+
+
+def _derivation(cell: Cell) -> tuple[int | str, str | None] | None:
+    return None if cell.edges_per_node is None else (cell.edges_per_node, cell.combine)
 
 
 def _json(space: Space) -> str:

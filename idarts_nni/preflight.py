@@ -21,6 +21,7 @@ from typing import Any
 
 from .code_folder import check_code_folder
 from .files import read_yaml
+from .found_cells import derivations_of
 from .parameters import Settings
 from .plan import MODEL
 from .space import CellSpace
@@ -89,6 +90,7 @@ def check_experiment(path: str | os.PathLike[str]) -> CheckedExperiment:
         lambda: _check_tuner(config.tuner),
         lambda: _check_data(class_args, Path(config.trial_code_directory), config.search_space),
         lambda: _check_space(config.search_space, str(config.search_space_file or path)),
+        lambda: _check_derivations(config.tuner.class_args or {}, config.search_space),
         lambda: check_code_folder(Path(config.trial_code_directory)),
         lambda: _check_command(config.trial_command, Path(config.trial_code_directory)),
     ]
@@ -220,6 +222,17 @@ def _check_space(space: object, origin: str) -> None:
         raise ValueError(f"{origin}: found {space!r}; expected a search space, such as search_spaces/recurrent8.yaml.")
     if not _is_model_space(space):
         CellSpace.from_dict(space, origin=origin)
+
+
+def _check_derivations(class_args: Mapping[str, Any], space: object) -> None:
+    if not isinstance(space, Mapping) or not _is_model_space(space):
+        return
+    try:
+        settings = Settings.from_class_args(class_args)
+    except (TypeError, ValueError):
+        return  # the check of the tuner has said so
+    for method in settings.methods:
+        derivations_of(settings, space, method)
 
 
 def _is_model_space(space: object) -> bool:

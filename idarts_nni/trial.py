@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from .devices import DeviceLease, device_lease
 from .manager import request
-from .parameters import TrialParameters
+from .parameters import CELL_KEYS, TrialParameters
 
 __all__ = [
     "DeviceLease",
@@ -40,8 +40,6 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 CHECKPOINTS_VARIABLE = "IDARTS_CHECKPOINTS"
-ARCHITECTURE = "architecture"
-"""The one key of a metric that may hold text: the JSON of a cell."""
 _RECORD_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1
 _held_locks: list[FileLock] = []  # until the process ends
@@ -105,21 +103,22 @@ def report_epoch(metrics: Mapping[str, float], *, epoch: int | None = None) -> N
 
 
 def report_final(metrics: Mapping[str, float | str]) -> None:
-    """Report the result of this trial: finite numbers, ``default`` among them, and perhaps ``architecture``.
+    """Report the result of this trial: finite numbers, ``default`` among them, and perhaps cells.
 
-    ``architecture`` (the JSON text of a cell) travels with a repetition of the last epoch's metrics: in a final metric
-    it would get an axis of NNI's hyper-parameter plot, and its text would cover the others.
+    ``architecture`` (the JSON text of a cell) and ``cells`` (that of a list of cells) travel with a repetition of the
+    last epoch's metrics: in a final metric they would get an axis of NNI's hyper-parameter plot, and their text would
+    cover the others.
 
     Raises
     ------
     ValueError
-        If ``default`` is missing, a value is not a finite number, or ``architecture`` is not JSON text.
+        If ``default`` is missing, a value is not a finite number, or a cell is not JSON text.
     """
-    plain = _checked_metrics({key: value for key, value in metrics.items() if key != ARCHITECTURE})
-    cell = _checked_cell(metrics[ARCHITECTURE]) if ARCHITECTURE in metrics else None
-    if cell is not None:
+    plain = _checked_metrics({key: value for key, value in metrics.items() if key not in CELL_KEYS})
+    cells = {key: _checked_cells(key, metrics[key]) for key in CELL_KEYS if key in metrics}
+    if cells:
         epoch, last = _last_epoch if _last_epoch[0] else (1, plain)
-        _send("PERIODICAL", epoch - 1, {**last, ARCHITECTURE: cell})
+        _send("PERIODICAL", epoch - 1, {**last, **cells})
     _send("FINAL", 0, plain)
 
 
@@ -271,13 +270,14 @@ def _checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {key: value if isinstance(value, int) else float(value) for key, value in metrics.items()}
 
 
-def _checked_cell(value: object) -> str:
+def _checked_cells(key: str, value: object) -> str:
     try:
-        if isinstance(value, str) and isinstance(json.loads(value), dict):
+        if isinstance(value, str) and isinstance(json.loads(value), list if key == "cells" else dict):
             return value
     except ValueError:
         pass
-    raise ValueError(f"metrics: {ARCHITECTURE}: found {value!r}; expected the JSON text of a cell.")
+    expected = "a list of cells" if key == "cells" else "a cell"
+    raise ValueError(f"metrics: {key}: found {value!r}; expected the JSON text of {expected}.")
 
 
 def _tasks_root() -> Path:

@@ -16,9 +16,10 @@ import psutil  # type: ignore[import-untyped]  # ships no type information; NNI 
 from nni.tuner import Tuner
 
 from .files import write_atomically
+from .found_cells import Space, derivations_of
 from .manager import Manager, refuse_gpu_number
 from .parameters import Settings, TrialParameters
-from .plan import Outcome, Plan, Space, judge, published_space, read_space
+from .plan import Outcome, Plan, judge, published_space, read_space
 
 _logger = logging.getLogger(__name__)
 
@@ -177,6 +178,8 @@ class SearchThenRetrain(Tuner):
         refuse_gpu_number(config)
         if self._space is None:
             raise ValueError("NNI sent no search space.")
+        for method in self._settings.methods:
+            derivations_of(self._settings, self._space, method)
         saved = self._load()
         if config.get("maxTrialNumber") and not saved:
             _logger.warning("maxTrialNumber is %s: the plan is cut off there.", config["maxTrialNumber"])

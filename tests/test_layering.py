@@ -17,7 +17,7 @@ ORDER = [
     # how NNI sees it
     "choices", "modules", "node", "mutator", "mixed_cell", "search_module", "strategy", "monitor",
     # how trials are planned and run
-    "parameters", "plan", "manager", "tuner", "devices", "trial", "checkpoint",
+    "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial", "checkpoint",
     # around a run
     "report", "results", "graphs", "layout", "sketch", "draw",
     "code_folder", "preflight", "experiment", "outcome", "progress",
@@ -27,7 +27,7 @@ ORDER = [
 """Modules that are not named here are helpers of ``kernels``."""
 WITHOUT_TORCH = [
     "files", "operations", "space", "architecture", "model_architecture", "ranking", "health",
-    "parameters", "plan", "manager", "tuner", "devices", "trial",
+    "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
     "report", "results", "graphs", "layout", "sketch", "draw",
     "code_folder", "preflight", "experiment", "outcome", "progress",
     "messages", "launch", "commands", "cli",

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idarts_nni.architecture import Architecture
+from idarts_nni.found_cells import read_cell
 from idarts_nni.parameters import BASELINES, METHODS, Settings, TrialParameters
-from idarts_nni.plan import Job, Outcome, Plan, judge, read_cell, read_space
+from idarts_nni.plan import Job, Outcome, Plan, judge, read_space
 from idarts_nni.space import CellSpace
 
 SPACE = CellSpace(num_nodes=3, operations=("zeroize", "tanh", "relu"))

@@ -51,7 +51,7 @@ def test_parameters_survive_the_way_through_nni():
     refuse_serialised_objects(sent)
     assert TrialParameters.from_dict(sent) == PARAMETERS
     # What the page shows is short; what the trial reads is flat.
-    assert sent[SUMMARY] == {"stage": "search", "method": "idarts", "seed": 1, "cell": "-", "attempt": 1}
+    assert sent[SUMMARY] == {"stage": "search", "method": "idarts", "seed": 1, "cell": "-", "epoch": 0, "attempt": 1}
     assert all(type(value) in (str, int) for key, value in sent.items() if key != SUMMARY)
 
 

@@ -193,6 +193,7 @@ def _job(parameters: TrialParameters, options: argparse.Namespace, device: str) 
         device=device,
         precision=options.precision,
         backend=options.backend,
+        derive=json.loads(parameters.derive),
         model_space=space.get(MODEL, {}),
     )
 
@@ -234,6 +235,8 @@ def _final_metric(outcome: Outcome) -> dict[str, float | str]:
         metric["test"] = outcome.test
     if outcome.architecture is not None:
         metric["architecture"] = outcome.architecture.to_json()
+    if outcome.cells:
+        metric["cells"] = json.dumps(outcome.cells, separators=(",", ":"))
     return metric
 
 
@@ -241,6 +244,7 @@ def _record(
     name: str, task: ModuleType, parameters: TrialParameters, job: Job, outcome: Outcome, device: str
 ) -> dict[str, Any]:
     cell = outcome.architecture or job.architecture
+    origins = json.loads(parameters.origins)
     return {
         "experiment": os.environ.get("NNI_EXP_ID", "-"),
         "task": name,
@@ -257,6 +261,9 @@ def _record(
         "precision": job.precision,
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
+        "search_epoch": parameters.epoch or None,
+        "search_seed": origins[0][0] if origins else None,
+        "origins": origins,
         "key": parameters.key,
         "stage": parameters.stage,
         "cell": cell.fingerprint if cell else "-",

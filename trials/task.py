@@ -51,6 +51,8 @@ class Job:
     device: str = "cpu"
     precision: str = "fp32"
     backend: str = "auto"
+    derive: Mapping[str, Any] = field(default_factory=dict)
+    """What a search reports beside its own cell: ``edges_per_node`` and ``snapshots`` (search epochs), two lists."""
     model_space: Mapping[str, Any] = field(default_factory=dict)
     """What stands under ``model`` in the search space of such a task."""
 

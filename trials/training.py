@@ -31,6 +31,7 @@ from idarts_nni.monitor import SearchMonitor
 from idarts_nni.parameters import BASELINES
 from idarts_nni.strategy import IDARTS
 
+from .snapshots import CellSnapshots
 from .task import Job, Workload
 
 _logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class Outcome:
     settings: Any
     test: float | None = None
     architecture: Architecture | ModelArchitecture | None = None
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    """Cells by other derivations and of other epochs, as the job's ``derive`` asks for them."""
     history: list[dict[str, float]] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
     """What the test pass told beside the test metric, such as the F1 of each type of entity."""
@@ -152,9 +155,11 @@ def run_job(task: ModuleType, job: Job, checkpoints: Path, report: EpochReport) 
     reporter = EpochReporter(report)
     if job.stage == "search" and job.method == "random":
         return _finished(reporter, workload, parameters, UNTRAINED, architecture=_draw(job, workload))
+    snapshots = CellSnapshots(**job.derive)
+    snapshots.check_epochs(workload.epochs)
     best, every = _checkpoint_callbacks(checkpoints, task.OPTIMIZE_MODE)
     monitor = SearchMonitor()
-    watching = [monitor] if job.stage == "search" else []
+    watching = [monitor, snapshots] if job.stage == "search" else []
     trainer = _trainer(job, workload, [*watching, reporter, *workload.callbacks, best, every], checkpoints)
     last = checkpoints / "last.ckpt"
     evaluator = Lightning(
@@ -169,7 +174,13 @@ def run_job(task: ModuleType, job: Job, checkpoints: Path, report: EpochReport) 
             architecture = _search(job, workload, evaluator)
         validation = reporter.history[-1]["validation"] if reporter.history else math.nan
         return _finished(
-            reporter, workload, parameters, validation, architecture=architecture, trajectory=monitor.trajectory
+            reporter,
+            workload,
+            parameters,
+            validation,
+            architecture=architecture,
+            cells=snapshots.cells,
+            trajectory=monitor.trajectory,
         )
     with _interrupts(trainer):
         evaluator.evaluate(workload.model)
