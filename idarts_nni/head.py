@@ -61,7 +61,7 @@ def linear_nll_sum(
         operand = products.operand(weight).t()
         total = hidden.new_zeros((), dtype=torch.float64)
         for rows, classes in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True):
-            total += _losses(_logits(products, rows, operand, bias), classes, None).sum()
+            total += losses_of(logits_of(products, rows, operand, bias), classes, None).sum()
     return total.to(hidden.dtype)
 
 
@@ -100,8 +100,8 @@ def _loss_and_grads(
     total = hidden.new_zeros((), dtype=torch.float64)
     start = 0
     for rows, classes in zip(torch.split(hidden.detach(), chunk), torch.split(targets, chunk), strict=True):
-        logits = _logits(products, rows, operand.t(), bias)
-        total += _losses(logits, classes, 1.0 / len(targets)).sum()  # logits are their gradient from here on
+        logits = logits_of(products, rows, operand.t(), bias)
+        total += losses_of(logits, classes, 1.0 / len(targets)).sum()  # logits are their gradient from here on
         if grad_bias is not None:
             grad_bias += logits.sum(0)
         grad = products.operand(logits)
@@ -113,7 +113,8 @@ def _loss_and_grads(
     return (total / len(targets)).to(hidden.dtype), [grad_hidden, grad_weight, grad_bias]
 
 
-def _logits(products: Products, rows: Tensor, operand: Tensor, bias: Tensor | None) -> Tensor:
+def logits_of(products: Products, rows: Tensor, operand: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the logits ``(M, V)`` of rows ``(M, H)`` for an operand ``(H, V)``."""
     left = products.operand(rows)
     if bias is None or left.dtype != bias.dtype:
         logits = (left @ operand).to(rows.dtype)
@@ -121,7 +122,7 @@ def _logits(products: Products, rows: Tensor, operand: Tensor, bias: Tensor | No
     return torch.addmm(bias.detach(), left, operand)
 
 
-def _losses(logits: Tensor, targets: Tensor, scale: float | None) -> Tensor:
+def losses_of(logits: Tensor, targets: Tensor, scale: float | None) -> Tensor:
     """Return the losses of a chunk, fp64; with ``scale``, turn the logits into their gradient times it."""
     if not native.obstacle(logits):
         return native.softmax_nll(logits, targets, scale)
@@ -135,20 +136,24 @@ def _losses(logits: Tensor, targets: Tensor, scale: float | None) -> Tensor:
 
 def _checked(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return hidden states in the type of the weight (autocast may have lowered them) and contiguous targets."""
-    if targets.dtype != torch.int64:
-        raise ValueError(f"targets: found {targets.dtype}; expected torch.int64, the numbers of the classes.")
     if hidden.dim() != 2 or targets.shape != hidden.shape[:1] or weight.shape[-1:] != hidden.shape[1:]:
         raise ValueError(
             f"hidden, weight and targets: found shapes {tuple(hidden.shape)}, {tuple(weight.shape)} and "
             f"{tuple(targets.shape)}; expected (M, H), (V, H) and (M,)."
         )
-    # The compiled pass checks no class itself. On other devices this would wait for the device, and torch checks.
-    if (
-        targets.device.type == "cpu"
-        and len(targets)
-        and not 0 <= int(targets.min()) <= int(targets.max()) < len(weight)
-    ):
-        raise ValueError(
-            f"targets: found {int(targets.min())} to {int(targets.max())}; allowed: 0 to {len(weight) - 1}."
-        )
+    check_classes(targets, len(weight))
     return hidden.to(weight.dtype), targets.contiguous()
+
+
+def check_classes(targets: Tensor, classes: int) -> None:
+    """Raise a ValueError for numbers that are none of the classes.
+
+    On a CPU the compiled pass does not look itself; elsewhere looking would wait for the device, and torch checks.
+    """
+    if targets.dtype != torch.int64:
+        raise ValueError(f"targets: found {targets.dtype}; expected torch.int64, the numbers of the classes.")
+    if targets.device.type != "cpu" or not targets.numel():
+        return
+    least, most = int(targets.min()), int(targets.max())
+    if not 0 <= least <= most < classes:
+        raise ValueError(f"targets: found {least} to {most}; allowed: 0 to {classes - 1}.")

@@ -18,8 +18,12 @@ def locked_dropout(sequence: Tensor, rate: float, training: bool) -> Tensor:
     """Drop the same features at every step; ``sequence`` is ``(T, B, D)`` (variational dropout, Gal and Ghahramani)."""
     if not training or rate == 0.0:
         return sequence
-    mask = sequence.new_empty(1, *sequence.shape[1:]).bernoulli_(1.0 - rate).div_(1.0 - rate)
-    return sequence * mask
+    return sequence * locked_mask(sequence, rate)
+
+
+def locked_mask(sequence: Tensor, rate: float) -> Tensor:
+    """Draw the factors ``(1, B, D)`` by which locked dropout multiplies a sequence ``(T, B, D)``."""
+    return sequence.new_empty(1, *sequence.shape[1:]).bernoulli_(1.0 - rate).div_(1.0 - rate)
 
 
 def embed(tokens: Tensor, weight: Tensor, rate: float, training: bool) -> Tensor:

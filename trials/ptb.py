@@ -17,6 +17,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 
 from idarts_nni.architecture import Architecture
+from idarts_nni.dropped_head import dropped_linear_cross_entropy
 from idarts_nni.head import linear_cross_entropy, linear_nll_sum
 from idarts_nni.mutator import MixedRecurrentCell
 from idarts_nni.space import CellSpace
@@ -24,7 +25,7 @@ from idarts_nni.space import CellSpace
 from . import miniature
 from .averaging import NonMonotoneAveraging
 from .corpus import SPLITS, Corpus, Segment, Segments, batch_columns, build_corpus, read_corpus
-from .layers import detached, embed, locked_dropout, recurrent_layer
+from .layers import detached, embed, locked_dropout, locked_mask, recurrent_layer
 from .task import Job, Workload, resolve_settings
 
 METRIC = "perplexity"
@@ -193,8 +194,10 @@ class LanguageModel(ModelSpace):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean negative log-likelihood of targets ``(T, B)`` in nats, to train by."""
-        dropped = locked_dropout(outputs, self.settings.output_dropout, self.training)
-        return linear_cross_entropy(dropped.flatten(0, 1), self.embedding, self.bias, targets.flatten())
+        if not self.training or self.settings.output_dropout == 0.0:
+            return linear_cross_entropy(outputs.flatten(0, 1), self.embedding, self.bias, targets.flatten())
+        mask = locked_mask(outputs, self.settings.output_dropout)[0]
+        return dropped_linear_cross_entropy(outputs, mask, self.embedding, self.bias, targets)
 
     def summed_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the sum of the negative log-likelihood of targets ``(T, B)`` in nats, for evaluation."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from idarts_nni import kernels
 from idarts_nni.architecture import Architecture
 from idarts_nni.derive import cell_probabilities
-from idarts_nni.head import linear_cross_entropy
+from idarts_nni.dropped_head import dropped_linear_cross_entropy
 from idarts_nni.space import CellSpace
 
 from .original import original_fixed, original_head, original_mixed
@@ -77,7 +77,7 @@ class Step:
 
     def loss(self, batch: int) -> Tensor:
         """Return the loss of one batch."""
-        inputs, targets = self.tokens[batch, :-1], self.tokens[batch, 1:].flatten()
+        inputs, targets = self.tokens[batch, :-1], self.tokens[batch, 1:]
         embedded = nn.functional.embedding(inputs, self.weights["embedding"]) * self.masks["embedding"]
         masks = {"input_mask": self.masks["input"], "hidden_mask": self.masks["hidden"]}
         tensors = (embedded, self.hidden, self.weights["input"], self.weights["nodes"])
@@ -88,9 +88,12 @@ class Step:
             unroll = partial(kernels.unroll_mixed, backend=self.backend) if self.fast else original_mixed
             probabilities = cell_probabilities(self.logits)
             states = unroll(*tensors, probabilities, self.size.space, **masks, norm=self.norm)
-        output = (states * self.masks["output"]).flatten(0, 1)
-        head = linear_cross_entropy if self.fast else original_head
-        loss = head(output, self.weights["embedding"], self.weights["bias"], targets)
+        if self.fast:
+            decoder = (self.weights["embedding"], self.weights["bias"])
+            loss = dropped_linear_cross_entropy(states, self.masks["output"], *decoder, targets)
+        else:
+            output = (states * self.masks["output"]).flatten(0, 1)
+            loss = original_head(output, self.weights["embedding"], self.weights["bias"], targets.flatten())
         return loss + TAR * (states[1:] - states[:-1]).pow(2).mean()
 
     def gradients(self, batch: int, *, architecture: bool) -> list[Tensor]:
