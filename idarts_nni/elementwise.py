@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .links import Links, Stage
+from .native_loop import Buffers
 
 Derivative = Callable[[Tensor, Tensor], Tensor]
 """From the argument and the operation's value to the derivative."""
@@ -87,6 +88,9 @@ class Passes(Protocol):
         grad_total: Tensor,
     ) -> None:
         """Collect the gradient of a state (None: nothing comes that way) and carry it through the normalisation."""
+
+    def walk(self, buffers: Buffers) -> bool:
+        """Run all steps, forward or (given ``grad_output``) backward, if these passes can; tell whether they did."""
 
     def finish_coefficients(self) -> Tensor:
         """Return the gradient of the coefficients, summed over all :meth:`spread_backward`."""
@@ -206,6 +210,10 @@ class TorchPasses:
         elif norm.inverse is not None:
             grad = grad * norm.inverse
         grad_total.copy_(grad)
+
+    def walk(self, buffers: Buffers) -> bool:
+        """Run :meth:`Passes.walk`: never, as a loop over torch operators is what the caller has."""
+        return False
 
     def finish_coefficients(self) -> Tensor:
         """Return the gradient of the coefficients, summed over all :meth:`spread_backward`."""

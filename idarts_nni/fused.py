@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from .elementwise import Normalisation, Passes
 from .links import Links
 from .matmul import Products
+from .native_loop import Buffers
 from .workspace import Workspace
 
 PassesFactory = Callable[[Links, Tensor, "Tensor | None", Normalisation, bool], Passes]
@@ -150,12 +151,12 @@ class _Run:
         self.mm.into(self._product[0].view(steps * batch, -1), masked_inputs, self._input_weight)
         passes = self._passes(self._links, self._coefficients, self._mask, self._normalisation(), False)
         output = self._hidden.new_zeros(steps, batch, size)
-        hidden = self._hidden
-        masked = hidden if self._mask is None else hidden * self._mask
-        for step in range(steps):
-            self._step(passes, step, hidden, masked, output[step])
-            hidden = output[step]
-            masked = hidden if self._mask is None else hidden * self._mask
+        if not (self.mm.exact and passes.walk(self._buffers(output))):
+            hidden = self._hidden
+            for step in range(steps):
+                masked = hidden if self._mask is None else hidden * self._mask
+                self._step(passes, step, hidden, masked, output[step])
+                hidden = output[step]
         if self._batch_norm and self._norm is not None:
             _update_running_statistics(self._norm, self._mean.flatten(0, 1), self._variance.flatten(0, 1), batch)
         return output
@@ -183,9 +184,10 @@ class _Run:
         passes = self._passes(self._links, self._coefficients, self._mask, norm, needs[4])
         grad_output = grad_output.contiguous()
         grad_hidden = torch.zeros_like(self._hidden)
-        for step in reversed(range(self.steps)):
-            before = output[step - 1] if step else self._hidden
-            self._step_backward(passes, step, before, grad_output[step] + grad_hidden, grad_hidden)
+        if not (self.mm.exact and passes.walk(self._buffers(output, grad_output, grad_hidden))):
+            for step in reversed(range(self.steps)):
+                before = output[step - 1] if step else self._hidden
+                self._step_backward(passes, step, before, grad_output[step] + grad_hidden, grad_hidden)
         grads: list[Tensor | None] = [None] * 5
         first = self._product[0].view(self.steps * self.batch, -1)
         if needs[0]:
@@ -233,6 +235,22 @@ class _Run:
             for matrix, part in zip(stage.matrices, joined.chunk(stage.slots, dim=1), strict=True):
                 grad[matrix] += part
         return grad
+
+    def _buffers(self, output: Tensor, grad_output: Tensor | None = None, grad_hidden: Tensor | None = None) -> Buffers:
+        return Buffers(
+            self._hidden,
+            self._mask,
+            self._stage_weights,
+            self._product,
+            self._states,
+            self._totals,
+            self._masked,
+            self._mean,
+            self._variance,
+            output,
+            grad_output,
+            grad_hidden,
+        )
 
     def _masked_inputs(self) -> Tensor:
         masked = self._inputs if self._input_mask is None else self._inputs * self._input_mask

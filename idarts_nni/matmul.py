@@ -21,6 +21,11 @@ class Products:
 
     precision: str = "full"
 
+    @property
+    def exact(self) -> bool:
+        """Whether operands are taken as they are."""
+        return self.precision == "full"
+
     def product_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Return the type of kept products of tensors of type ``dtype``."""
         return torch.bfloat16 if self.precision == "bf16" else dtype

@@ -530,6 +530,8 @@ void softmax_nll(int64_t rows, int64_t classes, double scale, int64_t want_grad,
   }
 }
 
+#include "native_loop.h"
+
 }  // namespace
 
 #define IDARTS_SPREAD(NAME, T, P)                                                                                    \
@@ -567,3 +569,9 @@ IDARTS_SPREAD(f32_bf16, float, BFloat16)
   }
 IDARTS_SETTLE(f32, float)
 IDARTS_SETTLE(f64, double)
+
+#define IDARTS_LOOP(NAME, T)                                                                                         \
+  extern "C" void loop_forward_##NAME(const Loop* loop) { Walk<T>(*loop).forward(); }                                \
+  extern "C" void loop_backward_##NAME(const Loop* loop) { Walk<T>(*loop).backward(); }
+IDARTS_LOOP(f32, float)
+IDARTS_LOOP(f64, double)

@@ -26,10 +26,12 @@ from torch import Tensor
 
 from .elementwise import OPERATIONS, Normalisation
 from .links import Links
+from .native_loop import Buffers, run_loop, torch_gemm
 
 _logger = logging.getLogger(__name__)
 
 _SOURCE = Path(__file__).with_name("native.cpp")
+_INCLUDED = Path(__file__).with_name("native_loop.h")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-w")
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 _CODES = {name: 1 << position for position, name in enumerate(OPERATIONS)}
@@ -110,6 +112,24 @@ class NativePasses:
             variance = self._norm.inverse
         tensors = (grad_state, grad_masked, self._mask, grad_output, state, variance, grad_total)
         self._call("settle_backward", state, *map(_at, tensors))
+
+    def walk(self, buffers: Buffers) -> bool:
+        """Run :meth:`~idarts_nni.elementwise.Passes.walk`."""
+        if not torch_gemm(self._coefficients.dtype):
+            return False
+        norm = self._norm
+        way = "forward" if buffers.grad_output is None else "backward"
+        run_loop(
+            getattr(self._library, f"loop_{way}_{self._suffix}"),
+            buffers,
+            self._stages,
+            mode=self._mode,
+            eps=norm.eps,
+            coefficients=self._coefficients,
+            statistics=None if norm.mean is None or norm.inverse is None else (norm.mean, norm.inverse),
+            grad_coefficients=self._grad,
+        )
+        return True
 
     def finish_coefficients(self) -> Tensor:
         """Return the gradient of the coefficients, summed over all :meth:`spread_backward`."""
@@ -192,7 +212,8 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
 def _build(compiler: str) -> Path:
     """Return the library in the cache; concurrent trials wait for the first to build it."""
     openmp = _openmp()
-    name = hashlib.sha256("\n".join([_identity(compiler), str(openmp), *_FLAGS]).encode() + _SOURCE.read_bytes())
+    name = hashlib.sha256("\n".join([_identity(compiler), str(openmp), *_FLAGS]).encode())
+    name.update(_SOURCE.read_bytes() + _INCLUDED.read_bytes())
     folder = _cache()
     target = folder / f"native-{name.hexdigest()[:16]}.so"
     if target.exists():
