@@ -61,3 +61,16 @@ def test_a_snapshot_after_the_last_epoch_is_refused_before_training(tmp_path):
     late = TrialParameters(**{**task.to_dict(), "derive": '{"edges_per_node":[1],"snapshots":[3]}'})
     with pytest.raises(ValueError, match="snapshots: epoch 3 is asked for; this search has 2"):
         run_trial(late, tmp_path)
+
+
+def test_a_retraining_that_diverges_is_given_up_at_once_and_says_why(tmp_path):
+    task = TrialParameters(
+        key="retrain-lstm-r1",
+        stage="retrain",
+        method="lstm",
+        seed=1,
+        data="embedded",
+        settings=json.dumps({**SMALL, "epochs": 50, "learning_rate": 1e30, "gradient_clip": 1e30}),
+    )
+    with pytest.raises(FloatingPointError, match="no epoch gave a finite validation metric, .* given up after 1 of 50"):
+        run_trial(task, tmp_path)

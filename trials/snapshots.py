@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from idarts_nni.derive import derive_architecture
-from idarts_nni.mutator import MixedRecurrentCell
+from idarts_nni.monitor import mixed_cells
 
 
 class CellSnapshots(Callback):
@@ -53,8 +53,7 @@ class CellSnapshots(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or not self._edges:
             return
         epoch = trainer.current_epoch + 1
-        # Both directions of a layer share one architecture.
-        mixed = next(module for module in pl_module.modules() if isinstance(module, MixedRecurrentCell))
+        mixed = next(mixed_cells(pl_module))
         self.cells = [cell for cell in self.cells if cell["epoch"] in self._snapshots and cell["epoch"] < epoch]
         for edges in self._edges:
             space = replace(mixed.space, edges_per_node=edges)

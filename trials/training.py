@@ -21,7 +21,7 @@ from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import RawFormatModelSpace
 from numpy.random import RandomState
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from idarts_nni.architecture import Architecture
@@ -159,7 +159,9 @@ def run_job(task: ModuleType, job: Job, checkpoints: Path, report: EpochReport) 
     snapshots.check_epochs(workload.epochs)
     best, every = _checkpoint_callbacks(checkpoints, task.OPTIMIZE_MODE)
     monitor = SearchMonitor()
-    watching = [monitor, snapshots] if job.stage == "search" else []
+    # Numbers that are not finite stay so: weights do not come back from them, and the rest of the budget is saved.
+    diverged = EarlyStopping("validation", mode=best.mode, patience=sys.maxsize, check_finite=True)
+    watching = [monitor, snapshots] if job.stage == "search" else [diverged]
     trainer = _trainer(job, workload, [*watching, reporter, *workload.callbacks, best, every], checkpoints)
     last = checkpoints / "last.ckpt"
     evaluator = Lightning(
@@ -184,10 +186,11 @@ def run_job(task: ModuleType, job: Job, checkpoints: Path, report: EpochReport) 
         )
     with _interrupts(trainer):
         evaluator.evaluate(workload.model)
-    if best.best_model_score is None:
+    if best.best_model_score is None or not math.isfinite(best.best_model_score):
         raise FloatingPointError(
-            f"No epoch of {workload.epochs} gave a finite validation metric. Lower the learning rate; with several "
-            f"edges per node use combine: mean or weighted in the search space."
+            f"The training diverged: no epoch gave a finite validation metric, and it was given up after "
+            f"{len(reporter.history)} of {workload.epochs}. Lower the learning rate; with several edges per node use "
+            f"combine: mean or weighted."
         )
     scores = _test(trainer, workload, best) if job.stage == "retrain" else {}
     return _finished(
