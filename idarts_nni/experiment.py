@@ -25,6 +25,8 @@ _FIRST_PORT, _PORTS = 8080, 100
 _ID = re.compile(r"Experiment ID:\s*(?:\x1b\[[0-9;]*m)*(\w+)")
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 _TRIES = 3
+_SLOW = "Timeout, retry"
+"""What ``nnictl`` says while it waits for its manager; it waits three seconds, and then ends the manager."""
 _CONNECTION_SECONDS = 60.0
 _SILENCE = 15.0
 """Seconds without an answer after which the manager counts as gone."""
@@ -32,6 +34,10 @@ _SILENCE = 15.0
 
 class ExperimentError(RuntimeError):
     """NNI could not start, or could not be found."""
+
+
+class _Busy(ExperimentError):
+    """NNI ended what it had started, because its manager took too long."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ def nnictl() -> str:
 
 
 def start(checked: CheckedExperiment, port: int) -> Experiment:
-    """Start an experiment by ``nnictl create --config FILE --port PORT``, again if NNI gave its tuner up too soon.
+    """Start an experiment by ``nnictl create --config FILE --port PORT``, again if NNI lost its patience too soon.
 
     An interrupt that comes meanwhile waits until ``nnictl`` has ended, stops what it started, and then goes on.
 
@@ -172,7 +178,10 @@ def start(checked: CheckedExperiment, port: int) -> Experiment:
         If ``nnictl`` fails, with what it said; or if the machine is too busy for NNI's patience.
     """
     for _ in range(_TRIES):
-        experiment = _create(checked, port)
+        try:
+            experiment = _create(checked, port)
+        except _Busy:
+            continue
         try:
             connected = _tuner_connects(experiment)
         except BaseException:
@@ -182,8 +191,8 @@ def start(checked: CheckedExperiment, port: int) -> Experiment:
             return experiment
         stop(experiment.id)
     raise ExperimentError(
-        f"NNI gives a tuner 10 seconds to connect, and this machine was too busy for that {_TRIES} times. Try again "
-        f"when it has less to do."
+        f"NNI gives its manager 3 seconds to start and a tuner 10 to connect, and this machine was too busy for that "
+        f"{_TRIES} times. Try again when it has less to do."
     )
 
 
@@ -226,7 +235,8 @@ def _create(checked: CheckedExperiment, port: int) -> Experiment:
     said = _COLORS.sub("", said).strip()
     found = _ID.search(said)
     if process.returncode != 0 or found is None:
-        raise ExperimentError(f"{' '.join(command)} failed (exit code {process.returncode}). It said:\n{said}")
+        kind = _Busy if _SLOW in said else ExperimentError
+        raise kind(f"{' '.join(command)} failed (exit code {process.returncode}). It said:\n{said}")
     return Experiment(found[1], checked.working_directory / found[1], port)
 
 

@@ -181,3 +181,14 @@ def test_summary_counts_tasks_by_stage_and_names_the_best():
     snapshot = nni.Snapshot("RUNNING", (), trials, tasks)
     assert "search 2/3 (1 failed) | retrain 0/1 | best search 4 (search-idarts-s2)" in Progress().summary(snapshot)
     assert "best search 5 (search-idarts-s1)" in Progress("maximize").summary(snapshot)
+
+
+@pytest.mark.parametrize("says, calls", [("WARNING: Timeout, retry...", 3), ("ERROR: Create experiment failed", 1)])
+def test_manager_that_a_busy_machine_starts_too_slowly_is_started_again(says, calls, monkeypatch, tmp_path):
+    stand_in = tmp_path / "nnictl"
+    stand_in.write_text(f"#!/bin/sh\necho called >> {tmp_path}/calls\necho '{says}'\nexit 1\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setattr(nni, "nnictl", lambda: str(stand_in))
+    with pytest.raises(nni.ExperimentError, match="too busy" if calls > 1 else "Create experiment failed"):
+        nni.start(LOCAL, 8080)
+    assert (tmp_path / "calls").read_text().count("called") == calls
