@@ -60,8 +60,23 @@ def _load_yaml(text: str, origin: str) -> Any:
         raise ValueError(f"{origin}: not valid YAML: {reason}") from None
 
 
-def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file so that a reader, or a crash, meets the old content or the new, never a part of either."""
+def write_atomically(
+    path: str | os.PathLike[str],
+    content: str | bytes | memoryview,
+    *,
+    previous: str | os.PathLike[str] | None = None,
+) -> None:
+    """Write a file so that a reader, or a crash, meets the old content or the new, never a part of either.
+
+    Parameters
+    ----------
+    path
+        File to write; its folder is made if need be.
+    content
+        Text, written as UTF-8, or bytes.
+    previous
+        Where the old file is kept, instead of being lost; a crash between the two renamings leaves it there alone.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -70,6 +85,22 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without it the renaming itself can be lost when the power fails.
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems refuse it for folders; the content is safe all the same
+        pass
+    finally:
+        os.close(descriptor)

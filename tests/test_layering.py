@@ -17,7 +17,9 @@ ORDER = [
     # how NNI sees it
     "choices", "modules", "node", "mutator", "mixed_cell", "search_module", "strategy", "monitor",
     # how trials are planned and run
-    "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial", "checkpoint",
+    "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
+    # how a run outlasts faults
+    "checkpoint", "saving", "rollback",
     # around a run
     "report", "results", "graphs", "layout", "sketch", "draw",
     "code_folder", "preflight", "experiment", "outcome", "progress",

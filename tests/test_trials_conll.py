@@ -287,10 +287,8 @@ def test_training_ends_when_the_learning_rate_is_spent():
 
 def test_the_count_of_stalled_epochs_survives_a_checkpoint():
     _, recipe = annealed([50.0, 49.0])
-    checkpoint = {}
-    recipe.on_save_checkpoint(checkpoint)
     fresh = conll.TaggerRecipe(RETRAIN)
-    fresh.on_load_checkpoint(checkpoint)
+    fresh.load_running_state(recipe.running_state(), torch.device("cpu"))
     assert (fresh._best, fresh._stalled) == (50.0, 1)
 
 

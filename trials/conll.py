@@ -137,14 +137,15 @@ class TaggerRecipe(LightningModule):
             self.log(f"test {name}", value)
         _logger.info("Test set, trained on %s:\n%s", self.settings.train_on, scores)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep how long the score has stalled; the learning rate is in the optimiser's state."""
-        checkpoint["annealing"] = {"best": self._best, "stalled": self._stalled}
+    def running_state(self) -> dict[str, Any]:
+        """Return the losses of the running epoch and how long the score has stalled; the rate is the optimiser's."""
+        losses = torch.stack(self._losses) if self._losses else None
+        return {"losses": losses, "best": self._best, "stalled": self._stalled}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the count up again."""
-        self._best = checkpoint["annealing"]["best"]
-        self._stalled = checkpoint["annealing"]["stalled"]
+    def load_running_state(self, state: dict[str, Any], device: torch.device) -> None:
+        """Take up what :meth:`running_state` returned."""
+        self._losses = [] if state["losses"] is None else list(state["losses"].to(device))
+        self._best, self._stalled = state["best"], state["stalled"]
 
     def _anneal(self, score: float) -> None:
         settings = self.settings

@@ -103,3 +103,12 @@ def detached(hidden: Tensor | tuple[Tensor, ...] | None) -> Tensor | tuple[Tenso
     if hidden is None:
         return None
     return hidden.detach() if isinstance(hidden, torch.Tensor) else tuple(state.detach() for state in hidden)
+
+
+def moved(hidden: Tensor | tuple[Tensor, ...] | None, device: torch.device) -> Tensor | tuple[Tensor, ...] | None:
+    """Copy a carried state to a device, apart from the outputs that it may be a view of."""
+    if hidden is None:
+        return None
+    if isinstance(hidden, torch.Tensor):
+        return hidden.to(device, copy=True)
+    return tuple(state.to(device, copy=True) for state in hidden)

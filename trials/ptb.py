@@ -25,7 +25,7 @@ from idarts_nni.space import CellSpace
 from . import miniature
 from .averaging import NonMonotoneAveraging
 from .corpus import SPLITS, Corpus, Segment, Segments, batch_columns, build_corpus, read_corpus
-from .layers import detached, embed, locked_dropout, locked_mask, recurrent_layer
+from .layers import detached, embed, locked_dropout, locked_mask, moved, recurrent_layer
 from .task import Job, Workload, resolve_settings
 
 METRIC = "perplexity"
@@ -267,6 +267,18 @@ class LanguageModelRecipe(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the perplexity of the test pass."""
         self.log("test", self._perplexity())
+
+    def running_state(self) -> dict[str, Any]:
+        """Return the carried hidden states, and the losses of the running epoch."""
+        losses = self._sums.get("train")
+        carried = {stream: moved(hidden, torch.device("cpu")) for stream, hidden in self._carried.items()}
+        return {"carried": carried, "train": torch.stack(losses) if losses else None}
+
+    def load_running_state(self, state: dict[str, Any], device: torch.device) -> None:
+        """Take up what :meth:`running_state` returned."""
+        self._carried = {stream: moved(hidden, device) for stream, hidden in state["carried"].items()}
+        if state["train"] is not None:
+            self._sums["train"] = list(state["train"].to(device))
 
     def _run(self, batch: Segment) -> Tensor:
         hidden = None if batch.first else self._carried.get(batch.stream)

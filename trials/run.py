@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 EXIT_BAD_INPUT = 2
-LAST_CHECKPOINT = "last.ckpt"
-"""Written by :mod:`trials.training`, which needs torch and is imported later."""
 PACKAGES = ("idarts-nni", "nni", "torch", "pytorch-lightning")
 
 
@@ -67,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt as interrupt:
-        print("Interrupted; the last finished epoch is kept, and the same command goes on from it.", file=sys.stderr)
+        print("Interrupted; what was trained is kept, and the same command goes on from it.", file=sys.stderr)
         leave_by_signal(interrupt.args[0] if interrupt.args else signal.SIGINT)
         raise  # not reached: the signal has ended the process
 
@@ -86,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
         # Only now: torch decides at its import which devices there are.
         from idarts_nni.matmul import allow_fast_matmul
 
-        from .training import load_task, run_job
+        from .training import Precautions, load_task, run_job
 
         allow_fast_matmul(lease.device)
         for name in ("pytorch_lightning", "lightning_fabric"):  # whose import sets their level
@@ -95,7 +93,8 @@ def _run(options: argparse.Namespace) -> int:
         job = _job(parameters, options, lease.device)
         checkpoints = task_directory(parameters.key)
         _claim(checkpoints, parameters, options)
-        outcome = run_job(task, job, checkpoints, _report_epoch)
+        precautions = Precautions(options.checkpoint_minutes, reductions=options.step_reductions)
+        outcome = run_job(task, job, checkpoints, _report_epoch, precautions)
         device = _device_name(lease.device)
     if not math.isfinite(outcome.validation):
         raise FloatingPointError(f"{parameters.key} ended with the validation metric {outcome.validation}.")
@@ -119,6 +118,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", default="auto", help="how cells are computed (default: the fastest that fits)")
     parser.add_argument("--slots-per-gpu", type=int, default=1, metavar="N", help="trials that may share a GPU")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one for each core)")
+    parser.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=5.0,
+        metavar="N",
+        help="longest time between checkpoints (default: 5)",
+    )
+    parser.add_argument(
+        "--step-reductions", type=int, default=3, metavar="N", help="halvings of the step after a NaN (default: 3)"
+    )
     by_hand = parser.add_argument_group("without NNI")
     by_hand.add_argument("--stage", choices=STAGES, help="what to do")
     by_hand.add_argument("--method", choices=METHODS, default="idarts")
@@ -206,7 +215,7 @@ def _claim(folder: Path, parameters: TrialParameters, options: argparse.Namespac
     theirs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     different = [name for name in mine if mine[name] != theirs.get(name)]
     # Without a checkpoint there is nothing to go on from: the other job may have failed at its start.
-    if different and not (folder / LAST_CHECKPOINT).is_file():
+    if different and not any(folder.glob("*.ckpt")):
         write_atomically(path, json.dumps(mine))
     elif different:
         raise ValueError(
@@ -271,6 +280,7 @@ def _record(
         "metric": task.METRIC,
         "settings": dataclasses.asdict(outcome.settings),
         "scores": outcome.scores,
+        "reductions": list(outcome.reductions),
         "history": outcome.history,
         "trajectory": outcome.trajectory,
         "space": job.space.to_dict() if job.space else None,

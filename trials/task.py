@@ -11,6 +11,9 @@ with the key ``model`` in place of a recurrent cell's, and ``BASELINE``, the met
 it has none).
 
 Its Lightning module logs the metric under the name ``validation`` in each validation pass and ``test`` in the test.
+What it carries from one step to the next (hidden states, sums of the running epoch) it hands over by the two methods of
+:class:`idarts_nni.checkpoint.RunningState`, so that a run goes on from any step. A pass over its training data depends
+on the number of the pass alone (:class:`idarts_nni.checkpoint.Resumable`).
 """
 
 from __future__ import annotations

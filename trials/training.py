@@ -5,11 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import math
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -20,17 +17,19 @@ from nni.nas.evaluator.pytorch import Trainer as TracedTrainer
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import RawFormatModelSpace
 from numpy.random import RandomState
-from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 
 from idarts_nni.architecture import Architecture
-from idarts_nni.checkpoint import AtomicCheckpointIO, ExactResume, load_plain
+from idarts_nni.checkpoint import AtomicCheckpointIO, ExactResume, first_intact, load_plain
 from idarts_nni.model_architecture import ModelArchitecture
 from idarts_nni.monitor import SearchMonitor
 from idarts_nni.parameters import BASELINES
+from idarts_nni.rollback import FACTOR, REDUCTIONS, Diverged, FiniteTraining
+from idarts_nni.saving import MINUTES, TimedCheckpoint, checkpoint_paths
 from idarts_nni.strategy import IDARTS
 
+from .reporter import EpochReport, EpochReporter
 from .snapshots import CellSnapshots
 from .task import Job, Workload
 
@@ -42,7 +41,17 @@ RELAXATIONS = {"idarts": "node", "darts": "edge"}
 UNTRAINED = 0.0
 """Validation metric of a drawn architecture: NNI asks for a number, and all draws are to rank the same."""
 
-EpochReport = Callable[[dict[str, float]], None]
+
+@dataclass(frozen=True)
+class Precautions:
+    """What is done against faults while a run trains."""
+
+    minutes: float = MINUTES
+    """Longest time between two checkpoints."""
+    every_steps: int | None = None
+    """Save after every so many steps of an epoch as well."""
+    reductions: int = REDUCTIONS
+    """How often the step may be made smaller when the loss is not finite."""
 
 
 @dataclass
@@ -64,51 +73,8 @@ class Outcome:
     """What the test pass told beside the test metric, such as the F1 of each type of entity."""
     trajectory: list[dict[str, Any]] = field(default_factory=list)
     """The cell of each epoch of a search; see :class:`idarts_nni.monitor.SearchMonitor`."""
-
-
-class EpochReporter(Callback):
-    """Keeps the metrics of every epoch, passes them on, and counts the seconds over all resumed runs.
-
-    Parameters
-    ----------
-    report
-        Called with the metrics of each epoch; ``default`` is the validation metric.
-    """
-
-    def __init__(self, report: EpochReport) -> None:
-        self.history: list[dict[str, float]] = []
-        self._report = report
-        self._seconds_before = 0.0
-        self._started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training so far, those before a resume included."""
-        return self._seconds_before + time.monotonic() - self._started
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
-        return {"history": [dict(epoch) for epoch in self.history], "seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the history of an interrupted run, and report it again for NNI's curve."""
-        self.history = [dict(epoch) for epoch in state_dict["history"]]
-        self._seconds_before = float(state_dict["seconds"])
-        for epoch in self.history:
-            self._report(epoch)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report an epoch."""
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return
-        metrics = {
-            name: float(value) for name, value in trainer.callback_metrics.items() if not name.startswith("prob/")
-        }
-        epoch = {"default": metrics["validation"], **metrics, "epoch": trainer.current_epoch + 1.0}
-        epoch["seconds"] = round(self.seconds, 3)
-        self.history.append(epoch)
-        self._report(epoch)
-        _logger.info("epoch %d: %s", trainer.current_epoch + 1, {key: round(value, 4) for key, value in epoch.items()})
+    reductions: tuple[int, ...] = ()
+    """Epochs (from 1) from which on the step was made smaller, since the loss was not finite in them."""
 
 
 def load_task(name: str) -> ModuleType:
@@ -126,7 +92,9 @@ def load_task(name: str) -> ModuleType:
     return importlib.import_module(f"{__package__}.{name}")
 
 
-def run_job(task: ModuleType, job: Job, checkpoints: Path, report: EpochReport) -> Outcome:
+def run_job(
+    task: ModuleType, job: Job, checkpoints: Path, report: EpochReport, precautions: Precautions | None = None
+) -> Outcome:
     """Do what a trial was asked to do.
 
     Parameters
@@ -136,18 +104,51 @@ def run_job(task: ModuleType, job: Job, checkpoints: Path, report: EpochReport) 
     job
         Stage, method, seed, cell, settings, data.
     checkpoints
-        Folder of this job's checkpoints; a checkpoint that lies there is gone on from.
+        Folder of this job's checkpoints; the newest undamaged one that lies there is gone on from.
     report
         Called after every epoch.
+    precautions
+        How often to save, and what to do when the loss is not finite.
 
     Raises
     ------
     FloatingPointError
-        If training ended without a finite validation metric.
+        If the loss, the weights or the validation metric were not finite, and a smaller step did not help.
+    KeyboardInterrupt
+        With the number of the signal, if one ended the run; all steps that were finished are saved.
     ValueError
         If the job is not one for this task.
     """
     _check_job(task, job)
+    precautions = precautions or Precautions()
+    start, reductions = first_intact(checkpoint_paths(checkpoints)), ()
+    while True:
+        try:
+            return _attempt(task, job, checkpoints, report, precautions, start, reductions)
+        except Diverged as fault:
+            reductions = _reduced(fault, precautions.reductions)
+            start = first_intact(checkpoint_paths(checkpoints), before_epoch=fault.epoch)
+            _logger.warning(
+                "%s; goes on from %s, and from epoch %d on with a step of %g of the planned one (reduction %d of %d).",
+                fault,
+                start.name if start else "the beginning",
+                fault.epoch + 1,
+                FACTOR ** len(reductions),
+                len(reductions),
+                precautions.reductions,
+            )
+
+
+def _attempt(
+    task: ModuleType,
+    job: Job,
+    checkpoints: Path,
+    report: EpochReport,
+    precautions: Precautions,
+    start: Path | None,
+    reductions: Sequence[int],
+) -> Outcome:
+    """Train from a checkpoint, or from the beginning, to the end."""
     seed_everything(job.seed, workers=True, verbose=False)
     workload = task.prepare(job)
     # Counted now: the strategy will add architecture parameters, which the published counts leave out.
@@ -157,58 +158,54 @@ def run_job(task: ModuleType, job: Job, checkpoints: Path, report: EpochReport) 
         return _finished(reporter, workload, parameters, UNTRAINED, architecture=_draw(job, workload))
     snapshots = CellSnapshots(**job.derive)
     snapshots.check_epochs(workload.epochs)
-    best, every = _checkpoint_callbacks(checkpoints, task.OPTIMIZE_MODE)
-    monitor = SearchMonitor()
-    # Numbers that are not finite stay so: weights do not come back from them, and the rest of the budget is saved.
-    diverged = EarlyStopping("validation", mode=best.mode, patience=sys.maxsize, check_finite=True)
-    watching = [monitor, snapshots] if job.stage == "search" else [diverged]
-    trainer = _trainer(job, workload, [*watching, reporter, *workload.callbacks, best, every], checkpoints)
-    last = checkpoints / "last.ckpt"
+    finite, monitor = FiniteTraining(reductions), SearchMonitor()
+    best = _best_epoch(checkpoints, task.OPTIMIZE_MODE)
+    saver = TimedCheckpoint(checkpoints, precautions.minutes, precautions.every_steps)
+    # Looks for faults come first: a faulty epoch is not reported. The saver comes last: it knows which was best.
+    watching = [finite, monitor, snapshots] if job.stage == "search" else [finite]
+    trainer = _trainer(job, workload, [*watching, reporter, *workload.callbacks, best, saver], checkpoints)
     evaluator = Lightning(
         workload.module,
         trainer,
         train_dataloaders=workload.train,
         val_dataloaders=workload.validation,
-        fit_kwargs={"ckpt_path": str(last)} if last.is_file() else {},
+        fit_kwargs={"ckpt_path": str(start)} if start else {},
     )
-    if job.stage == "search":
-        with _interrupts(trainer):
+    with saver.stopping_on_signals():
+        if job.stage == "search":
             architecture = _search(job, workload, evaluator)
-        validation = reporter.history[-1]["validation"] if reporter.history else math.nan
-        return _finished(
-            reporter,
-            workload,
-            parameters,
-            validation,
-            architecture=architecture,
-            cells=snapshots.cells,
-            trajectory=monitor.trajectory,
-        )
-    with _interrupts(trainer):
-        evaluator.evaluate(workload.model)
-    if best.best_model_score is None or not math.isfinite(best.best_model_score):
-        raise FloatingPointError(
-            f"The training diverged: no epoch gave a finite validation metric, and it was given up after "
-            f"{len(reporter.history)} of {workload.epochs}. Lower the learning rate; with several edges per node use "
-            f"combine: mean or weighted."
-        )
-    scores = _test(trainer, workload, best) if job.stage == "retrain" else {}
-    return _finished(
-        reporter, workload, parameters, float(best.best_model_score), test=scores.pop("test", None), scores=scores
-    )
+            outcome = _finished(
+                reporter,
+                workload,
+                parameters,
+                reporter.history[-1]["validation"] if reporter.history else math.nan,
+                architecture=architecture,
+                cells=snapshots.cells,
+                trajectory=monitor.trajectory,
+            )
+        else:
+            evaluator.evaluate(workload.model)
+            if best.best_model_score is None:
+                raise ValueError(f"epochs: found {workload.epochs}; nothing was trained, so there is nothing to test.")
+            validation = float(best.best_model_score)
+            scores = _test(trainer, workload, best) if job.stage == "retrain" else {}
+            outcome = _finished(
+                reporter, workload, parameters, validation, test=scores.pop("test", None), scores=scores
+            )
+    outcome.reductions = tuple(epoch + 1 for epoch in finite.reductions)
+    return outcome
 
 
-@contextmanager
-def _interrupts(trainer: Trainer) -> Iterator[None]:
-    """Turn Lightning's exits into one KeyboardInterrupt that carries the signal, so that the caller can leave by it."""
-    try:
-        yield
-    except SIGTERMException:
-        raise KeyboardInterrupt(signal.SIGTERM) from None
-    except SystemExit:
-        if trainer.interrupted:
-            raise KeyboardInterrupt(signal.SIGINT) from None
-        raise
+def _reduced(fault: Diverged, allowed: int) -> tuple[int, ...]:
+    """Add a reduction, or give up."""
+    if len(fault.reductions) < allowed:
+        return (*fault.reductions, fault.epoch)
+    tried = ", ".join(f"{FACTOR ** (count + 1):g}" for count in range(allowed))
+    also = f", also with steps of {tried} of the planned one" if tried else ""
+    raise FloatingPointError(
+        f"The training diverged: {fault}{also}. Lower the learning rate or the gradient clip; with several edges per "
+        f"node use combine: mean or weighted in the search space."
+    ) from fault
 
 
 def _check_job(task: ModuleType, job: Job) -> None:
@@ -257,20 +254,21 @@ def _finished(reporter: EpochReporter, workload: Workload, parameters: int, vali
     )
 
 
-def _checkpoint_callbacks(folder: Path, mode: str) -> tuple[ModelCheckpoint, ModelCheckpoint]:
-    """Keep the best epoch and the last one; in this order, so that the last knows which was best."""
-    # After the epoch's bookkeeping, so that a resumed run starts with the next epoch.
-    common: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(
-        filename="best", monitor="validation", mode={"minimize": "min", "maximize": "max"}[mode], **common
+def _best_epoch(folder: Path, mode: str) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        dirpath=folder,
+        filename="best",
+        monitor="validation",
+        mode={"minimize": "min", "maximize": "max"}[mode],
+        # After the epoch's bookkeeping, so that a resumed run starts with the next epoch.
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
     )
-    # Not save_last of the other: that writes only when an epoch was the best so far.
-    return best, ModelCheckpoint(filename="last", **common)
 
 
 def _trainer(job: Job, workload: Workload, callbacks: list[Callback], folder: Path) -> Trainer:
     loaders = [workload.train, *(workload.validation.values() if isinstance(workload.validation, dict) else [])]
-    callbacks = [ExactResume(loaders), *callbacks]
+    callbacks = [ExactResume(loaders, workload.module), *callbacks]
     interactive = sys.stderr.isatty()
     if interactive:
         callbacks.append(TQDMProgressBar(leave=True))
