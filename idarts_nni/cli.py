@@ -77,6 +77,9 @@ def build_parser() -> argparse.ArgumentParser:
         "run", help="check, start and follow an experiment", description=_RUN, formatter_class=raw
     )
     run.add_argument("file", type=Path, help="experiment file of NNI, such as trials/experiments/ptb_tiny.yaml")
+    run.add_argument(
+        "--scale", metavar="NAME|NUMBER", help="a scale that the file names, full, or a number below 1 to shrink it by"
+    )
     run.add_argument("--port", type=int, help="port of NNI's web page (default: the first free one from 8080)")
     run.add_argument("--keep-open", action="store_true", help="leave the web page up when the experiment has ended")
     run.set_defaults(function="launch.run")

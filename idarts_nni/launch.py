@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -14,8 +16,9 @@ from typing import NoReturn
 from . import experiment as nni
 from .messages import FAILED, say
 from .outcome import collect_records, describe_failures, write_outputs
-from .preflight import check_experiment
+from .preflight import CheckedExperiment, check_experiment
 from .progress import Progress
+from .scales import write_scaled
 
 
 class Interrupted(KeyboardInterrupt):
@@ -28,7 +31,7 @@ class Interrupted(KeyboardInterrupt):
 
 def run(options: argparse.Namespace) -> int:
     """Run the command ``idarts run`` and return its exit code."""
-    checked = check_experiment(options.file)
+    checked = check_experiment(options.file, options.scale)
     if options.port is not None and not nni.is_free(options.port):
         raise ValueError(f"--port {options.port} is in use; leave the option out to have a free one chosen.")
     started: nni.Experiment | None = None
@@ -37,7 +40,8 @@ def run(options: argparse.Namespace) -> int:
     progress = Progress(checked.optimize_mode)
     with _signals_raise():
         try:
-            started = nni.start(checked, options.port or nni.free_port())
+            with _file_to_start(checked, options.scale) as file:
+                started = nni.start(replace(checked, path=file), options.port or nni.free_port())
             say(f"Experiment {started.id} runs. Web page: {started.web_address}\nFolder: {started.folder}")
             for snapshot in nni.follow(started):  # noqa: B007 - the last one is used below
                 progress.show(snapshot)
@@ -72,6 +76,16 @@ def run(options: argparse.Namespace) -> int:
     if options.keep_open:
         say(f"The web page stays up: {started.web_address}. To end it: nnictl stop {started.id}")
     return FAILED if failures else 0
+
+
+@contextlib.contextmanager
+def _file_to_start(checked: CheckedExperiment, scale: str | None) -> Iterator[Path]:
+    """Yield the file for NNI, which reads it once: the user's own, or a passing copy with the scale asked for."""
+    if scale is None:
+        yield checked.path
+        return
+    with tempfile.TemporaryDirectory(prefix="idarts-") as folder:
+        yield write_scaled(checked.path, scale, Path(folder))
 
 
 def _stop(experiment_id: str, interrupt: Interrupted | None) -> None:

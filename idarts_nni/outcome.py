@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from .report import (
     trial_table,
     trials_markdown,
 )
+from .space import ALL
 
 _PLACES = (RECORD_FILE, f"output/{RECORD_FILE}")
 """Where NNI_OUTPUT_DIR lies within a trial's folder: the folder itself with the local training service of NNI 3.0."""
@@ -81,8 +83,9 @@ def collect_records(snapshot: Snapshot, *, experiment: str, task: str) -> list[R
     """
     records: list[Record] = []
     gaps: list[Record] = []
-    # A task that never ran is told by its key alone; the space is the same for all.
-    space = next((trial.parameters["space"] for trial in snapshot.trials if "space" in trial.parameters), "")
+    # A task that never ran is told by its key alone; what follows is the same for all.
+    known = next((trial.parameters for trial in snapshot.trials if "space" in trial.parameters), {})
+    common = {name: known[name] for name in ("space", "scale") if name in known}
     for key, state in snapshot.task_states().items():
         tried = [trial for trial in snapshot.trials if trial.key == key]
         good = [trial for trial in tried if trial.status == "SUCCEEDED" and trial.metric is not None]
@@ -91,7 +94,7 @@ def collect_records(snapshot: Snapshot, *, experiment: str, task: str) -> list[R
         if found:
             records.append(read_record(found[0]))
             continue
-        parameters = tried[-1].parameters if tried else {**_parameters_of(key), "key": key, "space": space}
+        parameters = tried[-1].parameters if tried else _parameters_of(key, common)
         reason = _reason(key, state, snapshot, tried)
         if good:
             state, reason = "failed", f"the trial succeeded, but left no {RECORD_FILE} in {good[-1].folder}"
@@ -185,11 +188,18 @@ def _reason(key: str, state: str, snapshot: Snapshot, tried: Sequence[Trial]) ->
     return reason
 
 
-def _parameters_of(key: str) -> dict[str, Any]:
-    """Read what a table needs of a task that never ran off its key, such as retrain-METHOD-CELL-rSEED."""
+def _parameters_of(key: str, common: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what a table needs of a task that never ran off its key, such as retrain-METHOD-CELL-n2-mean-rSEED."""
     stage, method, *rest = f"{key}--".split("-")
-    seed = re.search(r"-[rs](\d+)$", key)
+    seed, derivation = re.search(r"-[rs](\d+)$", key), re.search(r"-n(\d+|all)-(\w+)-r\d+$", key)
+    space = json.loads(common.get("space") or "{}")
+    if derivation and space:
+        n = derivation[1]
+        space.update(edges_per_node=n if n == ALL else int(n), combine=derivation[2])
     return {
+        **common,
+        "key": key,
+        "space": json.dumps(space),
         "stage": stage,
         "method": method,
         "cell": rest[0] if stage != "search" and len(rest) > 3 else "-",

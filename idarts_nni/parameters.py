@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from .scales import ARGUMENTS as SCALE_ARGUMENTS
+from .scales import FULL, scaled_arguments
 from .space import ALL
 from .space import CHOICES as SPACE_CHOICES
 
@@ -101,6 +103,8 @@ class Settings:
     """Overrides of the task's settings in selection trials."""
     retrain: Mapping[str, Any] = field(default_factory=dict)
     """Overrides of the task's settings in retraining trials."""
+    scale: str = FULL
+    """Name of the experiment's scale, which goes with every number; see :func:`idarts_nni.scales.scaled_arguments`."""
     max_attempts: int = 2
     """Trials spent on one task before it counts as failed."""
     poll: float = 5.0
@@ -161,8 +165,9 @@ class Settings:
 
     @classmethod
     def from_class_args(cls, class_args: Mapping[str, Any]) -> Settings:
-        """Check and take ``tuner.classArgs`` of an experiment file; an unknown name is a TypeError."""
-        known = [entry.name for entry in fields(cls)]
+        """Check and take ``tuner.classArgs`` of an experiment file, in its scale; an unknown name is a TypeError."""
+        class_args = scaled_arguments(class_args)
+        known = [*(entry.name for entry in fields(cls)), *SCALE_ARGUMENTS[1:]]
         for name in class_args:
             if name not in known:
                 near = difflib.get_close_matches(str(name), known, n=1)
@@ -207,6 +212,8 @@ class TrialParameters:
     """JSON of what a search is to report beside its own cell: ``edges_per_node`` and ``snapshots``, two lists."""
     data: str = ""
     """Absolute folder of the corpus, ``embedded``, or nothing (the trial's own default)."""
+    scale: str = FULL
+    """Name of the experiment's scale."""
     attempt: int = 1
 
     def __post_init__(self) -> None:

@@ -228,6 +228,7 @@ class Plan:
             origins=json.dumps(origins, separators=(",", ":")),
             derive=self._derive(method) if stage == "search" else "{}",
             data=self.data,
+            scale=self.settings.scale,
         )
 
     def _derive(self, method: str) -> str:

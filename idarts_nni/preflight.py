@@ -24,6 +24,7 @@ from .files import read_yaml
 from .found_cells import derivations_of
 from .parameters import Settings
 from .plan import MODEL
+from .scales import FULL, scaled_arguments
 from .space import CellSpace
 
 DATA_VARIABLE = "IDARTS_DATA"
@@ -61,12 +62,21 @@ class CheckedExperiment:
     working_directory: Path
     """Where NNI makes the experiment's folder."""
     is_local: bool
+    scale: str
+    """Name of the scale in which it runs."""
     optimize_mode: str
     """``minimize`` or ``maximize``: which way the validation metric gets better."""
 
 
-def check_experiment(path: str | os.PathLike[str]) -> CheckedExperiment:
+def check_experiment(path: str | os.PathLike[str], scale: str | None = None) -> CheckedExperiment:
     """Check an experiment file and everything that it names.
+
+    Parameters
+    ----------
+    path
+        The file.
+    scale
+        One of its scales, or a number; by default the one that it names.
 
     Raises
     ------
@@ -86,11 +96,16 @@ def check_experiment(path: str | os.PathLike[str]) -> CheckedExperiment:
     if config is None:
         raise ExperimentFileError(path, problems)
     class_args = dict(config.tuner.class_args or {})
+    if scale is not None:
+        class_args["scale"] = scale
+        if not set(class_args) & {"scales", "scaled"}:
+            problems.append(f"--scale {scale}: this file has no scales; see trials/experiments/paper_table1.yaml.")
+    scaled = _scaled(class_args, problems)
     checks: list[Callable[[], None]] = [
-        lambda: _check_tuner(config.tuner),
-        lambda: _check_data(class_args, Path(config.trial_code_directory), config.search_space),
+        lambda: _check_tuner(config.tuner, class_args),
+        lambda: _check_data(scaled, Path(config.trial_code_directory), config.search_space),
         lambda: _check_space(config.search_space, str(config.search_space_file or path)),
-        lambda: _check_derivations(config.tuner.class_args or {}, config.search_space),
+        lambda: _check_derivations(class_args, config.search_space),
         lambda: check_code_folder(Path(config.trial_code_directory)),
         lambda: _check_command(config.trial_command, Path(config.trial_code_directory)),
     ]
@@ -107,7 +122,8 @@ def check_experiment(path: str | os.PathLike[str]) -> CheckedExperiment:
         task=_task_of(config.trial_command),
         working_directory=Path(config.experiment_working_directory),
         is_local=getattr(config.training_service, "platform", "") == "local",
-        optimize_mode=str(class_args.get("optimize_mode", "minimize")),
+        scale=str(scaled.get("scale", FULL)),
+        optimize_mode=str(scaled.get("optimize_mode", "minimize")),
     )
 
 
@@ -155,8 +171,16 @@ def _load_config(path: Path, problems: list[str]) -> Any:
     return config
 
 
-def _check_tuner(tuner: Any) -> None:
-    """Import the tuner's class and bind its arguments, without making one."""
+def _scaled(class_args: Mapping[str, Any], problems: list[str]) -> Mapping[str, Any]:
+    try:
+        return scaled_arguments(class_args)
+    except ValueError as error:
+        problems.append(f"tuner.classArgs: {error}")
+        return class_args
+
+
+def _check_tuner(tuner: Any, class_args: Mapping[str, Any]) -> None:
+    """Import the tuner's class and bind its arguments, in every scale, without making one."""
     module_name, _, class_name = str(tuner.class_name).rpartition(".")
     folder = Path(tuner.code_directory) if tuner.code_directory else None
     if folder is None or not folder.is_dir():
@@ -168,12 +192,13 @@ def _check_tuner(tuner: Any) -> None:
             raise ValueError(f"tuner.className: {tuner.class_name} cannot be imported from {folder}: {error}") from None
     if not inspect.isclass(found):
         raise ValueError(f"tuner.className: there is no class {class_name!r} in module {module_name!r}.")
-    class_args = dict(tuner.class_args or {})
     if _is_ours(found):
-        try:
-            Settings.from_class_args(class_args)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"tuner.classArgs: {error}") from None
+        scales = class_args.get("scales")
+        for scale in [class_args.get("scale", FULL), FULL, *(scales if isinstance(scales, Mapping) else ())]:
+            try:
+                Settings.from_class_args({**class_args, "scale": scale})
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"tuner.classArgs: {error}") from None
     bind_arguments(found, class_args)
 
 

@@ -18,14 +18,17 @@ import pandas as pd
 from .architecture import Architecture
 from .files import MAX_BYTES
 from .parameters import BASELINES, METHODS, STAGES
+from .scales import FULL
 from .space import CellSpace
 
 COLUMNS = (
     "experiment", "task", "method", "n", "combine", "seed", "validation", "test",
-    "parameters", "epochs", "seconds", "device", "precision", "commit", "date",
+    "parameters", "epochs", "seconds", "device", "precision", "commit", "date", "search_epoch", "search_seed", "scale",
 )  # fmt: skip
 """Columns of ``trials/results/*.csv``, in this order."""
 
+_LATER: dict[str, Any] = {"search_epoch": None, "search_seed": None, "scale": FULL}
+"""What records of earlier versions lack."""
 NOTHING = "–"
 """What a table shows where there is no number."""
 
@@ -67,6 +70,8 @@ def read_record(path: str | os.PathLike[str]) -> Record:
         raise ValueError(f"{path}: not a record in JSON: {error}") from None
     if not isinstance(record, dict):
         raise ValueError(f"{path}: a record is a mapping; found {type(record).__name__}.")
+    for name, value in _LATER.items():
+        record.setdefault(name, value)
     missing = [key for key in (*COLUMNS, "key", "stage") if key not in record]
     if missing:
         raise ValueError(f"{path}: the record lacks {', '.join(missing)}; it needs {', '.join(COLUMNS)}, key, stage.")
@@ -92,6 +97,9 @@ def failed_record(parameters: Mapping[str, Any], *, state: str, reason: str) -> 
         n, combine = str(checked.edges_per_node), checked.combine
     record: Record = {**dict.fromkeys(COLUMNS), "n": n, "combine": combine, "state": state, "failure": reason}
     record.update({key: parameters.get(key) for key in ("method", "seed", "key", "stage", "cell")})
+    origins = json.loads(parameters.get("origins") or "[]")
+    record.update(search_epoch=parameters.get("epoch") or None, search_seed=origins[0][0] if origins else None)
+    record.update(scale=parameters.get("scale") or FULL, origins=origins)
     return record
 
 
@@ -110,15 +118,30 @@ def sort_records(records: Iterable[Record]) -> list[Record]:
     )
 
 
+def stand_ins(record: Record) -> list[Record]:
+    """Return a record once for each search and search epoch whose cell it is.
+
+    Equal cells are retrained once. Where a plan has snapshots, that one result counts for every search seed and epoch
+    that gave the cell (``origins`` lists them); without, it is one result of the best search that found it.
+    """
+    origins = record.get("origins") or []
+    if len(origins) < 2:
+        return [record]
+    return [{**record, "search_seed": seed, "search_epoch": epoch or None} for seed, epoch in origins]
+
+
 def trial_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row per trial: the columns of :data:`COLUMNS` and in front stage, key and cell."""
+    """Return one row per result: the columns of :data:`COLUMNS` and in front stage, key and cell.
+
+    A trial has one row, or one for each of its :func:`stand_ins`.
+    """
     front = ("stage", "key", "cell")
-    rows = [{key: record.get(key) for key in (*front, *COLUMNS)} for record in records]
+    rows = [{key: one.get(key) for key in (*front, *COLUMNS)} for record in records for one in stand_ins(record)]
     return pd.DataFrame(rows, columns=[*front, *COLUMNS], dtype=object)
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per task, method, n and way of joining: mean and spread over its runs.
+    """Return one row per task, method, n, way of joining, scale and search epoch: mean and spread over its runs.
 
     Parameters
     ----------
@@ -127,24 +150,34 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    Columns ``task, method, n, combine, runs, failed, seeds``; ``validation``, ``validation_std``, ``test`` and
-    ``test_std`` (sample standard deviation, empty for a single run); mean ``parameters``, ``epochs``, ``seconds``.
+    Columns ``task, method, n, combine, scale, search_epoch, runs, failed, search_seeds, seeds``; ``validation``,
+    ``validation_std``, ``test`` and ``test_std`` (sample standard deviation, empty for a single run); mean
+    ``parameters``, ``epochs``, ``seconds``.
     """
     rows = []
-    for key, group in table.fillna({"task": "", "n": "", "combine": ""}).groupby(
-        ["task", "method", "n", "combine"], sort=False, dropna=False
-    ):
+    keys = ["task", "method", "n", "combine", "scale", "search_epoch"]
+    for key, group in table.fillna(dict.fromkeys([*keys, "search_seed"], "")).groupby(keys, sort=False, dropna=False):
         numbers = group[["validation", "test", "parameters", "epochs", "seconds"]].apply(pd.to_numeric)
-        row: dict[str, Any] = dict(zip(("task", "method", "n", "combine"), key, strict=True))
+        row: dict[str, Any] = dict(zip(keys, key, strict=True))
         row["runs"] = len(group)
         row["failed"] = int(numbers["validation"].isna().sum())
-        row["seeds"] = ", ".join(str(seed) for seed in dict.fromkeys(group["seed"]))
+        row["search_seeds"] = _listed(group["search_seed"])
+        row["seeds"] = _listed(group["seed"])
         for name in ("validation", "test"):
             row[name], row[f"{name}_std"] = numbers[name].mean(), numbers[name].std(ddof=1)
         row.update({name: numbers[name].mean() for name in ("parameters", "epochs", "seconds")})
         rows.append(row)
-    rows.sort(key=lambda row: (row["task"], *_method_order(row["method"]), row["n"], row["combine"]))
+    rows.sort(key=_summary_order)
     return pd.DataFrame(rows)
+
+
+def _listed(values: Iterable[Any]) -> str:
+    """Return seeds as a text, each once."""
+    return ", ".join(sorted({str(value) for value in values if value != "" and not pd.isna(value)}, key=int))
+
+
+def _summary_order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (row["task"], *_method_order(row["method"]), row["n"], row["combine"], int(row["search_epoch"] or 0))
 
 
 def to_markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -167,40 +200,63 @@ def to_markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def trials_markdown(records: Sequence[Record], metric: str = "") -> str:
-    """Return one line per trial: method, n, seed, cell, validation, test, parameters, epochs, seconds, device."""
+    """Return one line per trial: method, n, seed, cell, validation, test, parameters, epochs, seconds.
+
+    Where cells differ in how their edges join, or come from several searches or epochs, a column says so.
+    """
     name = f" {metric}" if metric else ""
-    header = ["method", "n", "seed", "cell", f"validation{name}", f"test{name}", "parameters", "epochs", "seconds"]
+    joins = len({record["combine"] for record in records} - {"-", None}) > 1
+    sources = any(record.get("origins") for record in records)
+    header = ["method", "n", *(["combine"] if joins else []), "seed", "cell", *(["found by"] if sources else [])]
+    header += [f"validation{name}", f"test{name}", "parameters", "epochs", "seconds"]
     rows = []
     for record in records:
         failure = record.get("failure")
-        rows.append(
-            [
-                _word(record["method"]),
-                _word(record["n"]),
-                _word(record["seed"]),
-                _word(_found_cell(record)),
-                _STATES.get(record["state"], "failed") if failure else _number(record["validation"], 2),
-                _number(record["test"], 2),
-                _number(record["parameters"], 0),
-                _number(record["epochs"], 0),
-                _number(record["seconds"], 0),
-            ]
-        )
+        row = [record["method"], record["n"], *([record["combine"]] if joins else []), record["seed"]]
+        row += [_found_cell(record), *([_found_by(record)] if sources else [])]
+        result = _STATES.get(record["state"], "failed") if failure else _number(record["validation"], 2)
+        numbers = [_number(record["test"], 2)]
+        numbers += [_number(record[column], 0) for column in ("parameters", "epochs", "seconds")]
+        rows.append([*map(_word, row), result, *numbers])
     return to_markdown(header, rows)
 
 
+def _found_by(record: Record) -> str:
+    """Return the searches that gave a cell, such as ``1, 2`` or, with their epochs, ``1 (epochs 2, 4)``."""
+    epochs: dict[int, list[int]] = {}
+    for seed, epoch in record.get("origins") or []:
+        epochs.setdefault(seed, []).extend([epoch] if epoch else [])
+    named = [
+        f"{seed} (epoch{'s' * (len(at) > 1)} {', '.join(map(str, at))})" if at else f"{seed}"
+        for seed, at in epochs.items()
+    ]
+    return ", ".join(named)
+
+
 def summary_markdown(summary: pd.DataFrame) -> str:
-    """Return one line per method: mean and sample standard deviation over runs, and how many of them failed."""
-    header = ["method", "n", "combine", "runs", "seeds", "validation", "test", "parameters", "epochs", "seconds"]
-    several_tasks = summary["task"].nunique() > 1 if len(summary) else False
+    """Return one line per method: mean and sample standard deviation over runs, and how many of them failed.
+
+    Task, scale, search epoch and search seeds have a column where they say something.
+    """
+    shown = [
+        ("task", "task", summary["task"].nunique() > 1 if len(summary) else False),
+        ("method", "method", True),
+        ("n", "n", True),
+        ("combine", "combine", True),
+        ("scale", "scale", any(summary["scale"] != FULL)),
+        ("search epoch", "search_epoch", any(summary["search_epoch"] != "")),
+        ("runs", "runs", True),
+        ("search seeds", "search_seeds", any(summary["search_seeds"] != "")),
+        ("seeds", "seeds", True),
+    ]
+    front = [(title, name) for title, name, says_something in shown if says_something]
     rows = []
     for row in summary.to_dict("records"):
         runs = f"{row['runs']}" + (f" ({row['failed']} failed)" if row["failed"] else "")
-        cells = [_word(row["method"]), _word(row["n"]), _word(row["combine"]), runs, row["seeds"]]
+        cells = [runs if name == "runs" else _word(row[name]) for _, name in front]
         cells += [_with_spread(row[name], row[f"{name}_std"]) for name in ("validation", "test")]
-        cells += [_number(row[name], 0) for name in ("parameters", "epochs", "seconds")]
-        rows.append([_word(row["task"]), *cells] if several_tasks else cells)
-    return to_markdown(["task", *header] if several_tasks else header, rows)
+        rows.append(cells + [_number(row[name], 0) for name in ("parameters", "epochs", "seconds")])
+    return to_markdown([*(title for title, _ in front), "validation", "test", "parameters", "epochs", "seconds"], rows)
 
 
 def _found_cell(record: Record) -> object:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from .files import write_atomically
-from .report import COLUMNS, Record, summary_markdown, summary_table
+from .report import COLUMNS, Record, stand_ins, summary_markdown, summary_table
 
 _OPEN = re.compile(r"^<!-- results:(?P<name>[\w.-]+) -->[ \t]*$", re.MULTILINE)
 _CLOSE = "<!-- /results -->"
@@ -41,7 +41,8 @@ def merge_results(path: str | os.PathLike[str], records: Sequence[Record], *, re
     How many rows the file has now.
     """
     path = Path(path)
-    rows = [{name: _csv_value(record[name]) for name in COLUMNS} for record in records if record["stage"] == "retrain"]
+    results = [one for record in records if record["stage"] == "retrain" for one in stand_ins(record)]
+    rows = [{name: _csv_value(result.get(name)) for name in COLUMNS} for result in results]
     table = pd.DataFrame(rows, columns=list(COLUMNS), dtype=str)
     if path.exists() and not replace:
         # Only whole rows that are equal are one: two cells of a method may share seed and settings.

@@ -17,7 +17,7 @@ ORDER = [
     # how NNI sees it
     "choices", "modules", "node", "mutator", "mixed_cell", "search_module", "strategy", "monitor",
     # how trials are planned and run
-    "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
+    "scales", "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
     # how a run outlasts faults
     "checkpoint", "saving", "rollback",
     # around a run
@@ -29,7 +29,7 @@ ORDER = [
 """Modules that are not named here are helpers of ``kernels``."""
 WITHOUT_TORCH = [
     "files", "operations", "space", "architecture", "model_architecture", "ranking", "health",
-    "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
+    "scales", "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
     "report", "results", "graphs", "layout", "sketch", "draw",
     "code_folder", "preflight", "experiment", "outcome", "progress",
     "messages", "launch", "commands", "cli",

@@ -176,3 +176,18 @@ def test_large_code_folder_is_told_without_reading_it(tmp_path):
 )
 def test_ignore_file_reads_as_git_does(path, is_folder, patterns, expected):
     assert is_ignored(path, is_folder, patterns) is expected
+
+
+def test_a_scale_is_checked_like_the_file_itself(write):
+    scales = {"small": {"search_seeds": [1]}, "broken": {"keep": 0}}
+    assert check_experiment(write({"scales": {"small": scales["small"]}}), "small").scale == "small"
+    assert any("keep: found 0" in problem for problem in problems_of(write({"scales": scales})))
+    with pytest.raises(ExperimentFileError, match="scale: found 'smal'; allowed: full, small"):
+        check_experiment(write({"scales": {"small": {}}}), "smal")
+    with pytest.raises(ExperimentFileError, match="--scale small: this file has no scales"):
+        check_experiment(write(), "small")
+
+
+def test_derivations_and_snapshots_of_a_space_of_the_task_are_refused(write):
+    path = write({"derivations": [{"edges_per_node": 1}]}, searchSpaceFile=None, searchSpace={"model": "digits"})
+    assert any("derivations: such a plan needs a space of recurrent cells" in problem for problem in problems_of(path))

@@ -14,6 +14,7 @@ from idarts_nni.report import (
     trial_table,
     trials_markdown,
 )
+from idarts_nni.results import merge_results, read_results
 
 SPACE = '{"num_nodes": 3, "operations": ["tanh"], "edges_per_node": 2, "combine": "mean"}'
 
@@ -25,6 +26,7 @@ def record(method="idarts", seed=1, validation=100.0, stage="retrain", **changes
         "test": validation - 2 if stage == "retrain" else None, "parameters": 1000, "epochs": 3, "seconds": 12.345678,
         "device": "cpu", "precision": "fp32", "commit": "abc1234", "date": "2026-01-02T03:04:05",
         "key": f"{stage}-{method}-r{seed}", "stage": stage, "cell": "-", "architecture": None, "metric": "perplexity",
+        "search_epoch": None, "search_seed": None, "scale": "full", "origins": [],
         "settings": {}, "history": [], "versions": {}, **changes,
     }  # fmt: skip
 
@@ -37,7 +39,8 @@ def failed(method="idarts", seed=9, state="failed"):
 
 def test_columns_are_those_that_the_results_files_promise():
     assert ",".join(COLUMNS) == (
-        "experiment,task,method,n,combine,seed,validation,test,parameters,epochs,seconds,device,precision,commit,date"
+        "experiment,task,method,n,combine,seed,validation,test,parameters,epochs,seconds,device,precision,commit,date,"
+        "search_epoch,search_seed,scale"
     )
 
 
@@ -127,3 +130,52 @@ def test_markdown_lines_up_and_escapes_its_own_signs():
     text = to_markdown(["name", "value"], [["a|b", "1.50"], ["long\nname", "–"]])
     assert text == ("| name      | value |\n| --------- | ----: |\n| a\\|b      |  1.50 |\n| long name |     – |\n")
     assert len(set(map(len, text.splitlines()))) == 1
+
+
+def snapshot_record(origins, **changes):
+    (seed, epoch), *_ = origins
+    return record(origins=origins, search_seed=seed, search_epoch=epoch, scale="small", **changes)
+
+
+def test_a_cell_of_several_searches_and_epochs_counts_for_each_of_them(tmp_path):
+    records = [
+        snapshot_record([[1, 1], [2, 1], [2, 2]], validation=110.0),
+        snapshot_record([[1, 2]], validation=100.0),
+        record("lstm", validation=90.0, scale="small"),
+    ]
+    summary = summary_table(trial_table(records))
+    found = [
+        (row["method"], row["search_epoch"], row["search_seeds"], row["runs"]) for row in summary.to_dict("records")
+    ]
+    assert found == [("idarts", 1, "1, 2", 2), ("idarts", 2, "1, 2", 2), ("lstm", "", "", 1)]
+    assert list(summary["validation"]) == [110.0, 105.0, 90.0]
+    text = summary_markdown(summary)
+    assert "| search epoch |" in text and "| scale " in text and "| small" in text
+    assert "1 (epoch 1), 2 (epochs 1, 2)" in trials_markdown(records)
+    merge_results(tmp_path / "a.csv", records)
+    rows = read_results(tmp_path / "a.csv")
+    assert list(rows["search_epoch"]) == ["1", "1", "2", "2", ""] and set(rows["scale"]) == {"small"}
+    assert summary_markdown(summary_table(rows)) == text
+
+
+def test_columns_that_say_nothing_are_not_shown():
+    text = summary_markdown(summary_table(trial_table([record(), record("lstm")])))
+    assert not any(word in text for word in ("scale", "search"))
+
+
+def test_a_record_of_an_earlier_version_is_read(tmp_path):
+    old = {
+        name: value
+        for name, value in record().items()
+        if name not in ("search_epoch", "search_seed", "scale", "origins")
+    }
+    (tmp_path / "record.json").write_text(json.dumps(old))
+    assert [(one["scale"], one["search_epoch"]) for one in load_records(tmp_path)] == [("full", None)]
+
+
+def test_a_failed_task_keeps_its_search_and_its_scale():
+    parameters = {"method": "idarts", "seed": 1, "key": "k", "stage": "retrain", "cell": "-", "space": SPACE}
+    gap = failed_record(
+        {**parameters, "origins": "[[3,2]]", "epoch": 2, "scale": "small"}, state="failed", reason="NaN"
+    )
+    assert (gap["search_seed"], gap["search_epoch"], gap["scale"]) == (3, 2, "small")

@@ -272,6 +272,7 @@ def _record(
         "date": datetime.date.today().isoformat(),
         "search_epoch": parameters.epoch or None,
         "search_seed": origins[0][0] if origins else None,
+        "scale": parameters.scale,
         "origins": origins,
         "key": parameters.key,
         "stage": parameters.stage,
