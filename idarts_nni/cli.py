@@ -20,7 +20,7 @@ Search recurrent cells with I-DARTS on Microsoft NNI.
   idarts run trials/experiments/ptb_tiny.yaml      search, retrain, tables and pictures
   idarts show search_spaces/architectures/darts_v2.yaml
   idarts draw search_spaces/architectures/darts_v2.yaml -o cell.png
-  idarts report EXPERIMENT_ID                      tables of an experiment, running or ended
+  idarts report EXPERIMENT_ID                      a page, tables and pictures, running or ended
 
 `nnictl create --config FILE` starts the same experiments; `idarts run` checks the file first and stays with it.
 """
@@ -32,9 +32,11 @@ While there is a problem nothing is started (exit code 2). Ctrl-C stops the expe
 `nnictl resume ID` goes on later. Exit code 0 means that every task of the plan succeeded.
 """
 _REPORT = """\
-Make tables from what the trials of an experiment recorded, or renew the README's tables.
+Make a page, tables and pictures from what NNI and the trials recorded, or renew the README's tables.
 
-  idarts report RFjE2bGk                                    tables to the terminal and into the experiment's folder
+  idarts report RFjE2bGk                                    running or ended: tables to the terminal; report.html,
+                                                            tables and pictures into the experiment's folder
+  idarts report RFjE2bGk k3jdD9aa more.csv --output both/   several together
   idarts report RFjE2bGk --results trials/results/ptb_small.csv   add the retrained results to a results file
   idarts report outputs/                                    records that trials outside NNI wrote
   idarts report --update-readme                             renew README.md from trials/results/*.csv
@@ -97,14 +99,18 @@ def build_parser() -> argparse.ArgumentParser:
     draw.add_argument("--title", default="", help="line above the picture (default: the file's own name for the cell)")
     draw.set_defaults(function="commands.draw")
 
-    report = commands.add_parser("report", help="tables of results", description=_REPORT, formatter_class=raw)
-    report.add_argument("experiment", nargs="?", help="experiment id, or a folder with records")
-    report.add_argument("--output", type=Path, help="folder for tables and pictures (default: idarts in that folder)")
+    report = commands.add_parser(
+        "report", help="page, tables and pictures of results", description=_REPORT, formatter_class=raw
+    )
+    report.add_argument("experiment", nargs="*", help="experiment ids, folders with records, results files (.csv)")
+    report.add_argument(
+        "--output", type=Path, help="folder to write to (default: idarts in that one folder; idarts-report for several)"
+    )
     report.add_argument("--results", type=Path, help="results file to add the retrained results to")
     report.add_argument("--replace", action="store_true", help="with --results: drop the rows that are there")
     report.add_argument("--update-readme", action="store_true", help="renew the tables between the README's markers")
     report.add_argument("--check", action="store_true", help="with --update-readme: change nothing")
     report.add_argument("--readme", type=Path, default=Path("README.md"), help="default: README.md")
     report.add_argument("--results-folder", type=Path, default=Path("trials/results"), help="default: trials/results")
-    report.set_defaults(function="commands.report")
+    report.set_defaults(function="reporting.report")
     return parser

@@ -1,9 +1,8 @@
-"""The short commands, ``idarts show``, ``draw`` and ``report``: from the parsed options to the exit code."""
+"""The short commands, ``idarts show`` and ``draw``: from the parsed options to the exit code."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from .files import read_yaml
 from .messages import FAILED, say
@@ -53,47 +52,3 @@ def draw(options: argparse.Namespace) -> int:
     for path in options.output or [options.file.with_suffix(".png")]:
         print(draw_architecture(cell, path, title))
     return 0
-
-
-def report(options: argparse.Namespace) -> int:
-    """Make tables and pictures, or renew the README's tables."""
-    from .results import merge_results, update_readme
-
-    if options.update_readme:
-        stale = update_readme(options.readme, options.results_folder, check=options.check)
-        for name in stale:
-            say(f"{options.readme}: the table {name} {'is not up to date' if options.check else 'was renewed'}.")
-        return FAILED if stale and options.check else 0
-    if options.experiment is None:
-        raise ValueError("name an experiment id or a folder with records, or use --update-readme.")
-    folder, records = _find_records(options.experiment)
-    if not records:
-        raise ValueError(f"{folder}: there is no record of a trial in it yet.")
-    from .outcome import write_outputs
-
-    outputs = write_outputs(options.output or folder / "idarts", records)
-    print(f"{outputs.tables}\nTables:   " + "\n          ".join(map(str, [*outputs.files, *outputs.pictures])))
-    if options.results is not None:
-        count = merge_results(options.results, records, replace=options.replace)
-        print(f"Results:  {options.results} ({count} rows)")
-    return FAILED if any("failure" in record for record in records) else 0
-
-
-def _find_records(name: str) -> tuple[Path, list[dict[str, object]]]:
-    """Return the folder behind an id or a path, and the records of its tasks."""
-    from . import experiment as nni
-    from .outcome import collect_records, read_database
-    from .report import load_records
-
-    folder = Path(name)
-    if not folder.is_dir():
-        try:
-            folder = nni.find_experiment(name)
-        except nni.ExperimentError as error:
-            raise ValueError(str(error)) from None
-    if (folder / "db" / "nni.sqlite").is_file():
-        snapshot = read_database(folder)
-        known = load_records(folder)
-        experiment, task = (known[0]["experiment"], known[0]["task"]) if known else (folder.name, "")
-        return folder, collect_records(snapshot, experiment=experiment, task=task)
-    return folder, load_records(folder)

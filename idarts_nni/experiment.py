@@ -250,6 +250,13 @@ def stop(experiment_id: str) -> bool:
     return done.returncode == 0
 
 
+def known_experiments() -> dict[str, dict[str, Any]]:
+    """Return NNI's own list of the experiments on this machine: id -> name, status, port, folder, ..."""
+    manifest = Path.home() / "nni-experiments" / ".experiment"
+    known = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    return known if isinstance(known, dict) else {}
+
+
 def find_experiment(experiment_id: str) -> Path:
     """Return the folder of an experiment, running or ended, from NNI's own list.
 
@@ -258,8 +265,7 @@ def find_experiment(experiment_id: str) -> Path:
     ExperimentError
         If NNI knows no such experiment, or its folder is gone.
     """
-    manifest = Path.home() / "nni-experiments" / ".experiment"
-    known = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    known = known_experiments()
     if experiment_id not in known:
         raise ExperimentError(
             f"NNI knows no experiment {experiment_id!r}. The latest: {', '.join(list(known)[-5:]) or 'none'} "

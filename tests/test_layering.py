@@ -23,7 +23,8 @@ ORDER = [
     # around a run
     "report", "results", "graphs", "layout", "sketch", "draw",
     "code_folder", "preflight", "experiment", "outcome", "progress",
-    "messages", "launch", "commands", "cli",
+    "gather", "groups", "published", "charts", "page_charts", "page",
+    "messages", "launch", "commands", "reporting", "cli",
     "__main__",
 ]  # fmt: skip
 """Modules that are not named here are helpers of ``kernels``."""
@@ -32,7 +33,8 @@ WITHOUT_TORCH = [
     "scales", "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
     "report", "results", "graphs", "layout", "sketch", "draw",
     "code_folder", "preflight", "experiment", "outcome", "progress",
-    "messages", "launch", "commands", "cli",
+    "gather", "groups", "published", "charts", "page_charts", "page",
+    "messages", "launch", "commands", "reporting", "cli",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 

@@ -1,0 +1,118 @@
+"""Runs that may be averaged: the same task, method and budget, and nothing that differs but seed and cell."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from .parameters import METHODS, is_number
+from .report import Record
+
+_SAME = ("task", "method", "n", "combine", "scale")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Retrained cells of one method under one budget."""
+
+    task: str
+    method: str
+    n: str
+    combine: str
+    scale: str
+    """Name of the scale that the experiment was shrunk to, ``full``, or nothing where it was not recorded."""
+    search_epoch: int | None
+    """Epoch of the search that the cells were taken at, where that is not its end."""
+    budget: str
+    """What the runs were trained with: the same text for the same settings."""
+    runs: tuple[Record, ...]
+
+    @property
+    def failed(self) -> int:
+        """Runs without a validation metric."""
+        return len(self.runs) - len(self.values("validation"))
+
+    @property
+    def seeds(self) -> tuple[Any, ...]:
+        """The seeds of the runs, each once."""
+        return tuple(dict.fromkeys(record["seed"] for record in self.runs if record["seed"] is not None))
+
+    def values(self, name: str) -> list[float]:
+        """Return the numbers that the runs have under a name."""
+        return [float(record[name]) for record in self.runs if is_number(record.get(name))]
+
+    def mean(self, name: str) -> float | None:
+        """Return the mean over the runs; ``None`` where no run has the number."""
+        values = self.values(name)
+        return statistics.fmean(values) if values else None
+
+    def spread(self, name: str) -> float | None:
+        """Return the sample standard deviation; ``None`` for fewer than two runs."""
+        values = self.values(name)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    def words(self, name: str) -> str:
+        """Return the different texts that the runs have under a name, joined."""
+        return ", ".join(dict.fromkeys(str(record[name]) for record in self.runs if record.get(name) not in (None, "")))
+
+
+def search_epoch(record: Record) -> int | None:
+    """Return the epoch of the search that a retrained cell was taken at; ``None`` for its end."""
+    epoch = record.get("search_epoch")
+    return epoch if isinstance(epoch, int) and not isinstance(epoch, bool) and epoch > 0 else None
+
+
+def group_runs(records: Iterable[Record]) -> list[Group]:
+    """Sort the retrained cells among records into groups, in the order of a table.
+
+    A run that left no record goes to the group of its method in its experiment.
+    """
+    retrained = [record for record in records if record["stage"] == "retrain"]
+    found: dict[Any, list[Record]] = {}
+    for record in retrained:
+        budget = budget_of(record) or _likely_budget(record, retrained)
+        key = (*(str(record.get(name) or "") for name in _SAME), search_epoch(record), budget)
+        found.setdefault(key, []).append(record)
+    groups = [
+        Group(task, method, n, combine, scale, epoch, budget, tuple(runs))
+        for (task, method, n, combine, scale, epoch, budget), runs in found.items()
+    ]
+    return sorted(groups, key=_order)
+
+
+def summary_frame(groups: Sequence[Group]) -> pd.DataFrame:
+    """Return the groups as a table of numbers, one row each."""
+    rows = []
+    for group in groups:
+        row: dict[str, Any] = {name: getattr(group, name) for name in (*_SAME, "search_epoch")}
+        row |= {"runs": len(group.runs), "failed": group.failed, "seeds": " ".join(map(str, group.seeds))}
+        for name in ("validation", "test"):
+            row |= {name: group.mean(name), f"{name}_std": group.spread(name)}
+        row |= {name: group.mean(name) for name in ("parameters", "epochs", "seconds")}
+        row |= {name: group.words(name) for name in ("device", "precision", "commit")}
+        rows.append(row)
+    return pd.DataFrame(rows, dtype=object)
+
+
+def budget_of(record: Record) -> str:
+    """Return what a run was trained with; of a row of a results file only its experiment is known."""
+    settings = record.get("settings")
+    if isinstance(settings, dict) and settings:
+        return json.dumps(settings, sort_keys=True, default=str)
+    return f"as in {record['experiment']}" if record.get("epochs") is not None else ""
+
+
+def _likely_budget(gap: Record, retrained: Sequence[Record]) -> str:
+    near = [record for record in retrained if record["experiment"] == gap["experiment"] and budget_of(record)]
+    near.sort(key=lambda record: (record["method"] != gap["method"], record["n"] != gap["n"]))
+    return budget_of(near[0]) if near else ""
+
+
+def _order(group: Group) -> tuple[Any, ...]:
+    place = METHODS.index(group.method) if group.method in METHODS else len(METHODS)
+    return group.task, group.scale, group.budget, place, group.method, group.n, group.combine, group.search_epoch or 0

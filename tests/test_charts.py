@@ -1,0 +1,32 @@
+import xml.etree.ElementTree as ElementTree
+
+from idarts_nni.charts import Line, convergence_chart, heat_map, line_chart, method_style, spread_chart
+from idarts_nni.parameters import METHODS
+
+LINES = [Line("idarts", "a", ((1, 900.0), (2, 100.0))), Line("my $ method_", "b", ((1, 500.0),))]
+
+
+def charts():
+    yield line_chart(LINES, x="epoch", y="perplexity", may_be_logarithmic=True)
+    yield spread_chart([("idarts", "idarts n=1", [1.0, 2.0]), ("lstm", "a $ sign", [3.0])], x="F1")
+    yield convergence_chart({"idarts": [(10, [3.0, 4.0]), (20, [2.0])], "darts": [(10, [5.0])]}, y="perplexity")
+    yield heat_map([[0.2, 0.8], [0.5, 0.5]], [1, 2], ["0 tanh", "0 relu"], [[1], []], scale=(0.2, 0.8))
+
+
+def test_same_numbers_give_the_same_bytes_and_well_formed_svg():
+    for first, second in zip(charts(), charts(), strict=True):
+        assert first == second
+        ElementTree.fromstring(first)
+
+
+def test_methods_differ_in_colour_dashes_and_marker():
+    styles = [method_style(method) for method in METHODS if method != "cnn"]
+    for part in zip(*styles, strict=True):
+        assert len(set(map(str, part))) == len(styles)
+
+
+def test_wide_range_is_logarithmic_only_where_that_makes_sense():
+    text = line_chart(LINES, x="epoch", y="perplexity", may_be_logarithmic=True).decode()
+    plain = line_chart(LINES, x="epoch", y="accuracy").decode()
+    assert "<!-- 200 -->" in text and "<!-- 500 -->" in text and "<!-- 300 -->" not in text
+    assert "<!-- 300 -->" in plain

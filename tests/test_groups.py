@@ -1,0 +1,45 @@
+import statistics
+
+import pytest
+
+from idarts_nni.groups import group_runs, summary_frame
+
+from .test_report import failed, record
+
+
+def test_group_has_mean_and_sample_standard_deviation():
+    values = [100.0, 104.0, 111.0]
+    (group,) = group_runs([record(seed=seed, validation=value) for seed, value in enumerate(values, 1)])
+    assert group.mean("validation") == pytest.approx(statistics.mean(values))
+    assert group.spread("validation") == pytest.approx(statistics.stdev(values))
+    assert group.seeds == (1, 2, 3) and group.failed == 0
+
+
+@pytest.mark.parametrize("changes", [
+    {"n": "2"}, {"combine": "mean"}, {"scale": "small"}, {"settings": {"epochs": 9}}, {"search_epoch": 3},
+    {"task": "conll"},
+], ids=str)  # fmt: skip
+def test_runs_that_differ_in_more_than_seed_and_cell_are_not_averaged(changes):
+    base = record(settings={"epochs": 3})
+    assert len(group_runs([base, {**base, **changes}])) == 2
+
+
+def test_run_without_a_result_joins_the_group_of_its_method():
+    base = record(n="2", combine="mean", settings={"epochs": 3})
+    groups = group_runs([base, failed()])
+    assert len(groups) == 1 and groups[0].failed == 1 and len(groups[0].runs) == 2
+
+
+def test_rows_of_two_experiments_in_results_files_are_not_averaged():
+    rows = [{**record(experiment=name), "settings": None} for name in ("small", "large")]
+    assert len(group_runs(rows)) == 2
+
+
+def test_end_of_a_search_is_no_epoch_of_its_own():
+    assert len(group_runs([record(search_epoch=None), record(seed=2, search_epoch=0)])) == 1
+
+
+def test_summary_has_one_row_for_each_group():
+    frame = summary_frame(group_runs([record(), record(seed=2), record("lstm"), failed("darts")]))
+    assert list(frame["method"]) == ["idarts", "darts", "lstm"] and list(frame["runs"]) == [2, 1, 1]
+    assert frame["validation_std"][0] == 0 and frame["validation"].isna()[1]
