@@ -7,14 +7,16 @@ import pytest
 
 from idarts_nni.files import read_yaml
 from idarts_nni.preflight import check_experiment
+from idarts_nni.scales import scaled_arguments, write_scaled
 from trials.task import resolve_settings
 
 FOLDER = Path(__file__).resolve().parents[1] / "trials" / "experiments"
 FILES = sorted(FOLDER.glob("*.yaml"))
+PAPER = sorted(FOLDER.glob("paper_*.yaml"))
 
 
 def test_there_are_experiments():
-    assert FILES
+    assert FILES and len(PAPER) == 4
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -31,10 +33,27 @@ def test_experiment_file_opens_with_its_command(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_settings_of_every_stage_are_settings_of_the_task(path, monkeypatch, tmp_path):
+def test_settings_of_every_stage_and_scale_are_settings_of_the_task(path, monkeypatch, tmp_path):
     monkeypatch.setenv("IDARTS_DATA", str(tmp_path))
     class_args = read_yaml(path)["tuner"]["classArgs"]
     task = importlib.import_module(f"trials.{check_experiment(path).task}")
     assert class_args.get("optimize_mode", "minimize") == task.OPTIMIZE_MODE
-    for stage in ("search", "select", "retrain"):
-        resolve_settings(task.SEARCH if stage == "search" else task.RETRAIN, class_args.get(stage, {}))
+    scales = [
+        class_args.get("scale", "full"),
+        *class_args.get("scales", {}),
+        *([0.1] if "scaled" in class_args else []),
+    ]
+    for scale in scales:
+        scaled = scaled_arguments({**class_args, "scale": scale})
+        for stage in ("search", "select", "retrain"):
+            resolve_settings(task.SEARCH if stage == "search" else task.RETRAIN, scaled.get(stage, {}))
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+@pytest.mark.parametrize("scale", ["tiny", "small", "full", "0.05"])
+def test_an_experiment_of_the_paper_runs_in_every_scale(path, scale, monkeypatch, tmp_path):
+    monkeypatch.setenv("IDARTS_DATA", str(tmp_path))
+    checked = check_experiment(path, scale)
+    assert checked.scale == scale
+    copy = write_scaled(path, scale, tmp_path / "copies")
+    assert check_experiment(copy).scale == scale
