@@ -113,4 +113,14 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--readme", type=Path, default=Path("README.md"), help="default: README.md")
     report.add_argument("--results-folder", type=Path, default=Path("trials/results"), help="default: trials/results")
     report.set_defaults(function="reporting.report")
+
+    fetch = commands.add_parser(
+        "fetch",
+        help="copy files from other machines",
+        description="Copy records, logs, cells and the weights of retrained models from the machines on which the "
+        "trials of an experiment ran (NNI's remote training service) into the experiment's folder here, by SSH.",
+    )
+    fetch.add_argument("experiment", help="experiment id, or its folder")
+    fetch.add_argument("--all", action="store_true", help="also the checkpoints that only a resumed trial needs")
+    fetch.set_defaults(function="fetching.fetch")
     return parser

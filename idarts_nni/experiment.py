@@ -26,7 +26,7 @@ _ID = re.compile(r"Experiment ID:\s*(?:\x1b\[[0-9;]*m)*(\w+)")
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 _TRIES = 3
 _SLOW = "Timeout, retry"
-"""What ``nnictl`` says while it waits for its manager; it waits three seconds, and then ends the manager."""
+"""What ``nnictl`` says while it waits for its manager; it waits a minute here, and then ends the manager."""
 _CONNECTION_SECONDS = 60.0
 _SILENCE = 15.0
 """Seconds without an answer after which the manager counts as gone."""
@@ -140,8 +140,8 @@ def environment(checked: CheckedExperiment) -> dict[str, str]:
     """Return the variables under which ``nnictl`` is run.
 
     Our interpreter's folder leads PATH, because NNI runs ``python`` of the trial command from there. A relative
-    ``IDARTS_DATA`` is made absolute, because trials run elsewhere. The manager of an experiment on this machine alone
-    is kept on the loopback interface.
+    ``IDARTS_DATA`` is made absolute, because trials run elsewhere. The manager is kept on the loopback interface,
+    unless the experiment names the address (``nniManagerIp``) at which other machines shall reach it.
     """
     found = dict(os.environ)
     found["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), found.get("PATH", os.defpath)])
@@ -150,7 +150,7 @@ def environment(checked: CheckedExperiment) -> dict[str, str]:
         found[DATA_VARIABLE] = str(Path(data).expanduser().absolute())
     for name in ("NO_PROXY", "no_proxy"):
         found[name] = ",".join(filter(None, [found.get(name), "localhost", "127.0.0.1"]))
-    if checked.is_local:
+    if checked.is_closed:
         hook = str(Path(__file__).with_name("loopback.js")).replace("\\", "\\\\").replace('"', '\\"')
         # ipv4first: the name localhost may mean ::1 to Node, where nothing listens then.
         options = [found.get("NODE_OPTIONS"), "--dns-result-order=ipv4first", f'--require "{hook}"']
@@ -165,6 +165,12 @@ def nnictl() -> str:
     if found is None:
         raise ExperimentError(f"There is no nnictl beside {sys.executable}. Install NNI there: pip install nni==3.0.")
     return found
+
+
+def patient_nnictl() -> list[str]:
+    """Return the call of ``nnictl`` that waits longer for NNI's manager than ``nnictl`` itself does."""
+    nnictl()  # or say that it is not there
+    return [sys.executable, "-m", f"{__package__}.patient_nnictl"]
 
 
 def start(checked: CheckedExperiment, port: int) -> Experiment:
@@ -191,7 +197,7 @@ def start(checked: CheckedExperiment, port: int) -> Experiment:
             return experiment
         stop(experiment.id)
     raise ExperimentError(
-        f"NNI gives its manager 3 seconds to start and a tuner 10 to connect, and this machine was too busy for that "
+        f"NNI's manager has a minute to start, and its tuner 10 seconds to connect: this machine was too busy for that "
         f"{_TRIES} times. Try again when it has less to do."
     )
 
@@ -213,9 +219,9 @@ def _tuner_connects(experiment: Experiment) -> bool:
 
 
 def _create(checked: CheckedExperiment, port: int) -> Experiment:
-    command = [nnictl(), "create", "--config", str(checked.path), "--port", str(port)]
+    arguments = ["create", "--config", str(checked.path), "--port", str(port)]
     process = subprocess.Popen(
-        command,
+        [*patient_nnictl(), *arguments],
         env=environment(checked),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -236,7 +242,7 @@ def _create(checked: CheckedExperiment, port: int) -> Experiment:
     found = _ID.search(said)
     if process.returncode != 0 or found is None:
         kind = _Busy if _SLOW in said else ExperimentError
-        raise kind(f"{' '.join(command)} failed (exit code {process.returncode}). It said:\n{said}")
+        raise kind(f"nnictl {' '.join(arguments)} failed (exit code {process.returncode}). It said:\n{said}")
     return Experiment(found[1], checked.working_directory / found[1], port)
 
 
@@ -336,8 +342,11 @@ def _read_trial(experiment: Experiment, job: Mapping[str, Any], reported: Mappin
 
 def trial_folder(folder: Path, trial_id: str) -> Path:
     """Return the folder of a trial within that of its experiment."""
-    local = folder / "environments" / "local-env" / "trials" / trial_id
-    return local if local.is_dir() else folder / "trials" / trial_id
+    # local-env; for another machine remote-worker1 and so on, once something of it has come back.
+    for place in folder.glob("environments/*/trials/"):
+        if (place / trial_id).is_dir():
+            return place / trial_id
+    return folder / "trials" / trial_id
 
 
 def read_plan(folder: Path) -> dict[str, Any]:

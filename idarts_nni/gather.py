@@ -14,6 +14,7 @@ from .experiment import ExperimentError, Snapshot, find_experiment, known_experi
 from .outcome import collect_records, read_database
 from .report import Record, load_records, sort_records
 from .results import read_results
+from .returned import unpack_records
 
 _NUMBERS = {"seed": int, "validation": float, "test": float, "parameters": float, "epochs": float, "seconds": float}
 
@@ -86,6 +87,7 @@ def _experiment_folder(name: str) -> Path:
 
 def _read_experiment(folder: Path) -> Source:
     config = read_config(folder)
+    unpack_records(folder)  # of trials on other machines
     snapshot = read_database(folder)
     known = load_records(folder)
     task = str(known[0]["task"]) if known else ""

@@ -18,6 +18,8 @@ from .messages import FAILED, say
 from .outcome import collect_records, describe_failures, write_outputs
 from .preflight import CheckedExperiment, check_experiment
 from .progress import Progress
+from .remote import RemoteError, tunnels
+from .returned import ask_for_logs, bring_back
 from .scales import write_scaled
 
 
@@ -38,14 +40,19 @@ def run(options: argparse.Namespace) -> int:
     interrupt: Interrupted | None = None
     snapshot = nni.Snapshot("INITIALIZED")
     progress = Progress(checked.optimize_mode)
+    port = options.port or nni.free_port()
+    way_back = contextlib.ExitStack()  # for trials on other machines, until the experiment has been stopped
     with _signals_raise():
         try:
+            if checked.is_closed:
+                way_back.enter_context(tunnels(checked.machines, port))
             with _file_to_start(checked, options.scale) as file:
-                started = nni.start(replace(checked, path=file), options.port or nni.free_port())
+                started = nni.start(replace(checked, path=file), port)
             say(f"Experiment {started.id} runs. Web page: {started.web_address}\nFolder: {started.folder}")
             for snapshot in nni.follow(started):  # noqa: B007 - the last one is used below
                 progress.show(snapshot)
-        except nni.ExperimentError as error:
+        except (nni.ExperimentError, RemoteError) as error:
+            way_back.close()
             say(f"idarts run: {error}")
             return FAILED
         except Interrupted as error:
@@ -53,14 +60,23 @@ def run(options: argparse.Namespace) -> int:
         except BaseException:
             if started is not None:
                 nni.stop(started.id)
+            way_back.close()
             raise
         finally:
             progress.close()
     if started is None:
+        way_back.close()
         say("Interrupted before the experiment had started.")
         return 128 + (interrupt.number if interrupt else signal.SIGINT)
+    if checked.machines:
+        ask_for_logs(started, snapshot)
     if interrupt is not None or not options.keep_open:
         _stop(started.id, interrupt)
+    way_back.close()
+    if checked.machines:
+        snapshot, problems = bring_back(started.folder, started.id, snapshot, checked.machines)
+        for line in problems:
+            say(line)
     records = collect_records(snapshot, experiment=checked.name, task=checked.task)
     outputs = write_outputs(started.folder / "idarts", records)
     print(f"\n{outputs.tables}\nTables:   " + "\n          ".join(map(str, outputs.files)))

@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .files import read_yaml
 from .found_cells import derivations_of
 from .parameters import Settings
 from .plan import MODEL
+from .remote import Machine, RemoteError, check_machine, read_machines
 from .scales import FULL, scaled_arguments
 from .space import CellSpace
 
@@ -66,6 +68,15 @@ class CheckedExperiment:
     """Name of the scale in which it runs."""
     optimize_mode: str
     """``minimize`` or ``maximize``: which way the validation metric gets better."""
+    machines: tuple[Machine, ...] = ()
+    """Where trials run, with NNI's remote training service."""
+    manager_address: str | None = None
+    """``nniManagerIp``: where other machines reach the manager; None: through SSH tunnels."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing but this machine, and SSH tunnels from it, has to reach the manager."""
+        return self.is_local or (bool(self.machines) and self.manager_address is None)
 
 
 def check_experiment(path: str | os.PathLike[str], scale: str | None = None) -> CheckedExperiment:
@@ -101,18 +112,21 @@ def check_experiment(path: str | os.PathLike[str], scale: str | None = None) -> 
         if not set(class_args) & {"scales", "scaled"}:
             problems.append(f"--scale {scale}: this file has no scales; see trials/experiments/paper_table1.yaml.")
     scaled = _scaled(class_args, problems)
+    service = config.training_service.json() if hasattr(config.training_service, "json") else {}
+    machines = read_machines(service)
     checks: list[Callable[[], None]] = [
         lambda: _check_tuner(config.tuner, class_args),
-        lambda: _check_data(scaled, Path(config.trial_code_directory), config.search_space),
+        lambda: _check_data(scaled, Path(config.trial_code_directory), config.search_space, service),
         lambda: _check_space(config.search_space, str(config.search_space_file or path)),
         lambda: _check_derivations(class_args, config.search_space),
         lambda: check_code_folder(Path(config.trial_code_directory)),
-        lambda: _check_command(config.trial_command, Path(config.trial_code_directory)),
+        lambda: _check_command(config.trial_command, Path(config.trial_code_directory), is_elsewhere=bool(machines)),
+        *(partial(check_machine, machine, _python_of(config.trial_command)) for machine in dict.fromkeys(machines)),
     ]
     for check in checks:
         try:
             check()
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RemoteError) as error:
             problems.append(str(error))
     if problems:
         raise ExperimentFileError(path, problems)
@@ -124,6 +138,8 @@ def check_experiment(path: str | os.PathLike[str], scale: str | None = None) -> 
         is_local=getattr(config.training_service, "platform", "") == "local",
         scale=str(scaled.get("scale", FULL)),
         optimize_mode=str(scaled.get("optimize_mode", "minimize")),
+        machines=machines,
+        manager_address=service.get("nniManagerIp"),
     )
 
 
@@ -227,14 +243,14 @@ def bind_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -
             raise ValueError(f"tuner.classArgs: the argument {parameter.name!r} is missing; known: {', '.join(known)}.")
 
 
-def _check_data(class_args: Mapping[str, Any], code: Path, space: object) -> None:
+def _check_data(class_args: Mapping[str, Any], code: Path, space: object, service: Mapping[str, Any]) -> None:
     from .tuner import find_data
 
     asked = class_args.get("data")
     if asked is not None and not isinstance(asked, str):
         return  # the tuner's own check has said so
     # The rule by which the tuner will look for it.
-    found = find_data(asked, {"trialCodeDirectory": str(code)})
+    found = find_data(asked, {"trialCodeDirectory": str(code), "trainingService": service})
     if not found and not _is_model_space(space):
         raise ValueError(
             f"No corpus is named. Set {DATA_VARIABLE}, or data in tuner.classArgs, to its folder (trials/README.md "
@@ -265,7 +281,7 @@ def _is_model_space(space: object) -> bool:
     return isinstance(space, Mapping) and set(space) == {MODEL}
 
 
-def _check_command(command: str, folder: Path) -> None:
+def _check_command(command: str, folder: Path, *, is_elsewhere: bool) -> None:
     """Check that the program and the module or script that a trial runs are there."""
     words = _command_words(command)
     if not words:
@@ -275,7 +291,11 @@ def _check_command(command: str, folder: Path) -> None:
             f"trialCommand: {command!r} is more than one command; its children would outlive the experiment. "
             f"Use one, such as: python -m trials.run ptb."
         )
-    if words[0].startswith("python") and shutil.which(words[0], path=str(Path(sys.executable).parent)) is None:
+    if (
+        not is_elsewhere
+        and words[0].startswith("python")
+        and shutil.which(words[0], path=str(Path(sys.executable).parent)) is None
+    ):
         raise ValueError(f"trialCommand: there is no {words[0]!r} beside {sys.executable}, which runs this command.")
     if "-m" in words[:-1]:
         module = words[words.index("-m") + 1]
@@ -284,6 +304,15 @@ def _check_command(command: str, folder: Path) -> None:
             raise ValueError(f"trialCommand: there is no module {module} in {folder}.")
     elif len(words) > 1 and words[1].endswith(".py") and not (folder / words[1]).is_file():
         raise ValueError(f"trialCommand: there is no file {words[1]} in {folder}.")
+
+
+def _python_of(command: str) -> str:
+    """Return the interpreter that a trial command names; that of other commands is asked for nothing but packages."""
+    try:
+        words = shlex.split(command or "")
+    except ValueError:
+        words = []
+    return words[0] if words and "python" in Path(words[0]).name else "python"
 
 
 def _task_of(command: str) -> str:

@@ -34,12 +34,15 @@ __all__ = [
     "receive_parameters",
     "report_epoch",
     "report_final",
+    "report_record",
     "task_directory",
 ]
 
 _logger = logging.getLogger(__name__)
 
 CHECKPOINTS_VARIABLE = "IDARTS_CHECKPOINTS"
+RECORD = "record"
+"""Key under which a trial on another machine sends its record, as JSON text."""
 _RECORD_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1
 _held_locks: list[FileLock] = []  # until the process ends
@@ -122,6 +125,17 @@ def report_final(metrics: Mapping[str, float | str]) -> None:
     _send("FINAL", 0, plain)
 
 
+def report_record(record: Mapping[str, Any]) -> None:
+    """Send the record of this trial to the manager, if that runs on another machine and cannot read it here.
+
+    It travels with a repetition of the last epoch's metrics, as a cell does; call it before :func:`report_final`.
+    """
+    if os.environ.get("NNI_PLATFORM", "local") == "local":
+        return
+    epoch, last = _last_epoch
+    _send("PERIODICAL", max(epoch, 1) - 1, {"default": 0.0, **last, RECORD: json.dumps(dict(record))})
+
+
 def output_directory() -> Path:
     """Return the folder of this trial's results (outside an experiment ``outputs``), made if need be."""
     folder = Path(os.environ.get("NNI_OUTPUT_DIR") or "outputs").resolve()
@@ -202,7 +216,8 @@ def _own_record(channel: str, patience: float = _RECORD_SECONDS) -> dict[str, An
     base, _, trial = channel.rpartition("/")
     if "/env/" not in base:
         raise RuntimeError(f"NNI_TRIAL_COMMAND_CHANNEL is {channel!r}; expected http://HOST:PORT/env/NAME/TRIAL.")
-    url = f"{base[: base.rindex('/env/')]}/api/v1/nni/trial-jobs/{trial}"
+    manager = _remote_manager() if os.environ.get("NNI_PLATFORM") == "remote" else base[: base.rindex("/env/")]
+    url = f"{manager}/api/v1/nni/trial-jobs/{trial}"
     deadline = time.monotonic() + patience
     problem: object = "it has no parameters yet"
     while time.monotonic() < deadline:
@@ -215,6 +230,27 @@ def _own_record(channel: str, patience: float = _RECORD_SECONDS) -> dict[str, An
             problem = error
         time.sleep(0.2)
     raise RuntimeError(f"NNI's manager has no record of this trial at {url}: {problem}.")
+
+
+def _remote_manager() -> str:
+    """Return the manager's address as NNI's keeper on this machine knows it; the trial's own channel ends there.
+
+    Raises
+    ------
+    RuntimeError
+        If the keeper left no such address beside the trial's folder.
+    """
+    # <environment>/trials/<trial>; a keeper that was started again, as by nnictl resume, has a folder of its own.
+    environment = output_directory().parents[1]
+    files = sorted(environment.glob("trial_keeper*/launcher_config.json"), key=lambda path: path.stat().st_mtime)
+    if not files:
+        raise RuntimeError(f"{environment}: NNI's keeper left no launcher_config.json there.")
+    channel = json.loads(files[-1].read_text(encoding="utf-8")).get("managerCommandChannel", "")
+    # ws://HOST:PORT[/PREFIX]/platform/SERVICE/CHANNEL
+    address, found, _ = str(channel).rpartition("/platform/")
+    if not found or not address.startswith("ws://"):
+        raise RuntimeError(f"{files[-1]}: managerCommandChannel is {channel!r}; expected ws://HOST:PORT/platform/...")
+    return address.replace("ws://", "http://", 1)
 
 
 def _bind_nni(record: dict[str, Any]) -> None:
@@ -253,8 +289,11 @@ def _send(kind: str, sequence: int, metrics: Mapping[str, float | str]) -> None:
 
 
 def _end_with_manager() -> None:
-    """Ask Linux for a SIGTERM when the manager dies, so that no orphan works on beside the resumed trial."""
-    if sys.platform == "linux" and os.environ.get("NNI_PLATFORM") == "local":
+    """Ask Linux for a SIGTERM when the manager (on another machine: its keeper) dies.
+
+    So no orphan works on beside the resumed trial.
+    """
+    if sys.platform == "linux" and os.environ.get("NNI_PLATFORM") in ("local", "remote"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 

@@ -253,7 +253,8 @@ def find_data(asked: str | None, config: Mapping[str, Any], environment: Mapping
     """Find the folder of the corpus that trials shall read.
 
     A relative folder of the experiment file is looked for in ``trialCodeDirectory`` first, then where ``nnictl`` was
-    called; one of IDARTS_DATA the other way round, as its author stood at a shell.
+    called; one of IDARTS_DATA the other way round, as its author stood at a shell. Where trials run on other machines,
+    the folder is one of theirs, and is handed on as it stands.
 
     Parameters
     ----------
@@ -266,7 +267,8 @@ def find_data(asked: str | None, config: Mapping[str, Any], environment: Mapping
 
     Returns
     -------
-    An absolute folder, ``embedded``, or nothing where neither names one.
+    An absolute folder (for other machines perhaps one relative to the trial code), ``embedded``, or nothing where
+    neither names one.
 
     Raises
     ------
@@ -278,6 +280,14 @@ def find_data(asked: str | None, config: Mapping[str, Any], environment: Mapping
     if name in ("", EMBEDDED):
         return name
     code, shell = Path(config.get("trialCodeDirectory") or "."), Path(environment.get("PWD") or ".")
+    if is_elsewhere(config):
+        # A folder of the machines where trials run, which cannot be seen from here, or one that comes with the code.
+        if Path(name).is_absolute() or (code / name).is_dir():
+            return name
+        raise ValueError(
+            f"data asks for {name!r}. Trials run on other machines: name the absolute path of the folder there, a "
+            f"folder within {code}, which is copied to them, or {EMBEDDED!r} for the corpus that comes along."
+        )
     starts = [shell, code] if asked is None else [code, shell]
     candidates = list(dict.fromkeys((start / Path(name).expanduser()).resolve() for start in starts))
     for candidate in candidates:
@@ -289,6 +299,13 @@ def find_data(asked: str | None, config: Mapping[str, Any], environment: Mapping
         f"{origin} asks for {name!r}; there is no such folder: looked for {places}. "
         f"Name an existing folder, by its absolute path to be sure, or {EMBEDDED!r} for the corpus that comes along."
     )
+
+
+def is_elsewhere(config: Mapping[str, Any]) -> bool:
+    """Tell whether trials run on other machines than the manager."""
+    service = config.get("trainingService")
+    places = service if isinstance(service, list) else [service]
+    return any(isinstance(place, Mapping) and place.get("platform", "local") != "local" for place in places)
 
 
 def _user_environment() -> dict[str, str]:

@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from idarts_nni import experiment as nni
 from idarts_nni.outcome import collect_records, describe_failures
 from idarts_nni.preflight import CheckedExperiment
 from idarts_nni.progress import Progress
+from idarts_nni.remote import Machine
 
-LOCAL = CheckedExperiment(Path("a.yaml"), "a", "ptb", Path("/experiments"), True, "minimize")
+LOCAL = CheckedExperiment(Path("a.yaml"), "a", "ptb", Path("/experiments"), True, "full", "minimize")
 HOOK = Path(nni.__file__).with_name("loopback.js")
 
 
@@ -42,11 +44,14 @@ def test_our_interpreter_leads_the_path_and_data_becomes_absolute(monkeypatch, t
     assert found["NO_PROXY"] == "example.org,localhost,127.0.0.1"
 
 
-def test_only_an_experiment_on_this_machine_alone_is_kept_on_loopback(monkeypatch):
+def test_manager_is_kept_on_loopback_unless_an_address_for_other_machines_is_named(monkeypatch):
     monkeypatch.setenv("NODE_OPTIONS", "--no-warnings")
-    remote = CheckedExperiment(Path("a.yaml"), "a", "ptb", Path("/experiments"), False, "minimize")
-    assert nni.environment(remote)["NODE_OPTIONS"] == "--no-warnings"
+    cluster = replace(LOCAL, is_local=False)  # whose pods reach the manager in a way of their own
+    behind_ssh = replace(cluster, machines=(Machine("gpu1.example.org", "alice"),))
     assert nni.environment(LOCAL)["NODE_OPTIONS"].startswith("--no-warnings ")
+    assert nni.environment(behind_ssh)["NODE_OPTIONS"] == nni.environment(LOCAL)["NODE_OPTIONS"]
+    for reachable in (cluster, replace(behind_ssh, manager_address="192.0.2.1")):
+        assert nni.environment(reachable)["NODE_OPTIONS"] == "--no-warnings"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +193,7 @@ def test_manager_that_a_busy_machine_starts_too_slowly_is_started_again(says, ca
     stand_in = tmp_path / "nnictl"
     stand_in.write_text(f"#!/bin/sh\necho called >> {tmp_path}/calls\necho '{says}'\nexit 1\n")
     stand_in.chmod(0o755)
-    monkeypatch.setattr(nni, "nnictl", lambda: str(stand_in))
+    monkeypatch.setattr(nni, "patient_nnictl", lambda: [str(stand_in)])
     with pytest.raises(nni.ExperimentError, match="too busy" if calls > 1 else "Create experiment failed"):
         nni.start(LOCAL, 8080)
     assert (tmp_path / "calls").read_text().count("called") == calls

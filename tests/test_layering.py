@@ -22,9 +22,9 @@ ORDER = [
     "checkpoint", "saving", "rollback",
     # around a run
     "report", "results", "graphs", "layout", "sketch", "draw",
-    "code_folder", "preflight", "experiment", "outcome", "progress",
+    "code_folder", "remote", "preflight", "patient_nnictl", "experiment", "outcome", "returned", "progress",
     "gather", "groups", "published", "charts", "page_charts", "page",
-    "messages", "launch", "commands", "reporting", "cli",
+    "messages", "launch", "commands", "reporting", "fetching", "cli",
     "__main__",
 ]  # fmt: skip
 """Modules that are not named here are helpers of ``kernels``."""
@@ -32,9 +32,9 @@ WITHOUT_TORCH = [
     "files", "operations", "space", "architecture", "model_architecture", "ranking", "health",
     "scales", "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
     "report", "results", "graphs", "layout", "sketch", "draw",
-    "code_folder", "preflight", "experiment", "outcome", "progress",
+    "code_folder", "remote", "preflight", "patient_nnictl", "experiment", "outcome", "returned", "progress",
     "gather", "groups", "published", "charts", "page_charts", "page",
-    "messages", "launch", "commands", "reporting", "cli",
+    "messages", "launch", "commands", "reporting", "fetching", "cli",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 

@@ -28,6 +28,7 @@ from idarts_nni.trial import (
     refuse_serialised_objects,
     report_epoch,
     report_final,
+    report_record,
     task_directory,
 )
 from tests.live import ROOT
@@ -143,6 +144,34 @@ def test_reports_reach_the_manager_under_the_trial_s_own_id_while_a_strategy_tra
         ("PERIODICAL", 0, 5.0), ("PERIODICAL", 1, 4.0), ("PERIODICAL", 1, 4.0), ("FINAL", 0, 4.0),
     ]  # fmt: skip
     assert {(metric["parameter_id"], metric["trial_job_id"]) for metric in metrics} == {(7, "abcde")}
+
+
+def test_on_another_machine_the_keeper_tells_where_the_manager_is(manager, monkeypatch, tmp_path):
+    address = os.environ["NNI_TRIAL_COMMAND_CHANNEL"].partition("/env/")[0]
+    environment = tmp_path / "environments" / "remote-worker1"
+    monkeypatch.setenv("NNI_PLATFORM", "remote")
+    monkeypatch.setenv("NNI_OUTPUT_DIR", str(environment / "trials" / "abcde"))
+    with pytest.raises(RuntimeError, match="NNI's keeper left no launcher_config.json"):
+        receive_parameters()
+    for number, name in enumerate(["trial_keeper", "trial_keeper_1"]):  # the second after a resume
+        config = environment / name / "launcher_config.json"
+        config.parent.mkdir()
+        port = address.replace("http://", "ws://") if number else "ws://127.0.0.1:9"
+        config.write_text(json.dumps({"managerCommandChannel": f"{port}/platform/remote/1"}))
+        os.utime(config, (number, number))
+    assert receive_parameters() == PARAMETERS
+    report_epoch({"default": 4.0})
+    report_record({"key": "search-idarts-s1", "history": [{"default": 4.0}]})
+    sent = json.loads(json.loads(manager[-1]["metric"])["value"])
+    assert sent["default"] == 4.0
+    assert json.loads(sent["record"]) == {"key": "search-idarts-s1", "history": [{"default": 4.0}]}
+
+
+def test_on_this_machine_the_record_stays_a_file(manager, monkeypatch):
+    monkeypatch.setenv("NNI_PLATFORM", "local")
+    receive_parameters()
+    report_record({"key": "search-idarts-s1"})
+    assert not [command for command in manager if command["type"] == "metric"]
 
 
 # Metrics.

@@ -41,6 +41,7 @@ from idarts_nni.trial import (
     receive_parameters,
     report_epoch,
     report_final,
+    report_record,
     task_directory,
 )
 
@@ -98,12 +99,12 @@ def _run(options: argparse.Namespace) -> int:
         device = _device_name(lease.device)
     if not math.isfinite(outcome.validation):
         raise FloatingPointError(f"{parameters.key} ended with the validation metric {outcome.validation}.")
-    write_atomically(
-        output_directory() / "record.json", json.dumps(_record(options.task, task, parameters, job, outcome, device))
-    )
+    record = _record(options.task, task, parameters, job, outcome, device)
+    write_atomically(output_directory() / "record.json", json.dumps(record))
     if outcome.architecture is not None:
         name = f"{parameters.method}, seed {parameters.seed}"
         outcome.architecture.to_yaml(output_directory() / "architecture.yaml", name=name)
+    report_record(record)
     report_final(_final_metric(outcome))
     _logger.info("%s: validation %.4f, test %s", parameters.key, outcome.validation, outcome.test)
     return 0
