@@ -207,6 +207,12 @@ def test_a_cell_that_is_no_json_text_is_refused(cell):
         report_final({"default": 1.0, "architecture": cell})
 
 
+@pytest.mark.parametrize("cells", [None, "", "{}", "[", []])
+def test_cells_that_are_no_json_list_are_refused(cells):
+    with pytest.raises(ValueError, match="cells: found .*expected the JSON text of a list of cells"):
+        report_final({"default": 1.0, "architecture": "{}", "cells": cells})
+
+
 # Folders.
 
 

@@ -286,6 +286,30 @@ def test_a_killed_trial_runs_again_and_a_cancelled_one_does_not(tmp_path):
 
 
 @pytest.mark.slow
+def test_cells_of_several_epochs_and_derivations_are_retrained_also_after_a_stop(tmp_path):
+    arguments = {
+        "methods": ["idarts", "random"],
+        "snapshots": [1, 2],
+        "derivations": [{"edges_per_node": 2, "combine": "mean"}, {"edges_per_node": 3, "combine": "sum"}],
+        "data": "embedded",
+    }
+    cell = Architecture.random(CellSpace.from_dict({**TINY_SPACE, "edges_per_node": 2}), 1).fingerprint
+    slow = f"retrain-idarts-{cell}-n2-mean-r1"
+    with live_experiment(tmp_path, arguments, concurrency=2, behaviour={slow: {"seconds": 8}}) as experiment:
+        start_of(experiment, slow)
+        experiment.stop()
+        experiment.resume()
+        assert experiment.wait("DONE", "ERROR", seconds=300) == "DONE", experiment.log()
+        assert_every_task_succeeded_once(experiment)
+        sent = {job["parameters"]["key"]: job["parameters"] for job in experiment.trials()}
+        retrained = [one for one in sent.values() if one["stage"] == "retrain" and one["method"] == "idarts"]
+        found = sorted((json.loads(one["space"])["edges_per_node"], json.loads(one["origins"])) for one in retrained)
+        # The fake trial finds one cell at epoch 1, and another at epochs 2 and 3, the last.
+        assert found == [(2, [[1, 1]]), (2, [[1, 2], [1, 3]]), (3, [[1, 1]]), (3, [[1, 2], [1, 3]])]
+        assert sum(one["method"] == "random" for one in sent.values()) == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["stop", "kill"])
 def test_a_stopped_or_killed_experiment_goes_on_where_it_was(tmp_path, how):
     arguments = {"methods": ["idarts", "lstm"], "search_seeds": [1, 2], "retrain_seeds": [1, 2], "data": "embedded"}
