@@ -29,6 +29,10 @@ _POLL_SECONDS = 0.5
 _LOG_SECONDS = 60.0
 
 
+class NoDeviceError(RuntimeError):
+    """A GPU was insisted on, and there is none."""
+
+
 @dataclass(frozen=True)
 class DeviceLease:
     """A device that this process may use while the lease lasts."""
@@ -61,8 +65,10 @@ def device_lease(
     ------
     ValueError
         If ``requested`` or ``slots_per_gpu`` is impossible.
+    NoDeviceError
+        If ``cuda`` is requested and there is no GPU.
     RuntimeError
-        If ``cuda`` is requested and there is no GPU, or if torch has started CUDA already.
+        If torch has started CUDA already.
     """
     if requested not in REQUESTS:
         raise ValueError(f"device: found {requested!r}; allowed: {', '.join(REQUESTS)}.")
@@ -75,7 +81,7 @@ def device_lease(
     if requested == "cuda" and not gpus:
         found = os.environ.get(VISIBLE)
         hint = f"{VISIBLE} is {found!r}" if found is not None else "NVML finds none"
-        raise RuntimeError(f"device: cuda was requested and there is no GPU ({hint}). Use auto or cpu.")
+        raise NoDeviceError(f"device: cuda was requested and there is no GPU ({hint}). Use auto or cpu.")
     before = os.environ.get(VISIBLE)
     lease, lock = _take_slot(gpus, slots_per_gpu) if gpus else (DeviceLease("cpu"), None)
     os.environ[VISIBLE] = lease.name

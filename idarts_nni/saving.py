@@ -136,9 +136,7 @@ class TimedCheckpoint(Checkpoint):
         except StoppedBySignal as stopped:
             raise KeyboardInterrupt(stopped.number) from None
         except SystemExit:  # what Lightning makes of a KeyboardInterrupt
-            if self._signal is None:
-                raise
-            raise KeyboardInterrupt(self._signal) from None
+            raise KeyboardInterrupt(self._signal or signal.SIGINT) from None
         finally:
             self._training = False
             for number, handler in before.items():

@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning import Callback
 
 from idarts_nni.architecture import Architecture
-from idarts_nni.checkpoint import load_plain
-from idarts_nni.saving import LAST
+from idarts_nni.checkpoint import first_intact, load_plain
+from idarts_nni.saving import BEFORE_LAST, LAST, checkpoint_paths
 from idarts_nni.space import CellSpace
 from trials import conll, digits, ptb
 from trials.task import Job
@@ -137,6 +137,28 @@ def check_stops(tmp_path, name, stage, method, count):
 @pytest.mark.parametrize(("name", "stage", "method"), CASES[:4])
 def test_a_run_stopped_within_an_epoch_equals_an_uninterrupted_one_bit_for_bit(tmp_path, name, stage, method):
     check_stops(tmp_path, name, stage, method, 2)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_taken(tmp_path, caplog, damage):
+    job = job_of("ptb", "search", "idarts")
+    whole = run("ptb", job, tmp_path / "whole")
+
+    def kill():
+        raise Killed
+
+    folder = tmp_path / "parts"
+    with pytest.raises(Killed):
+        run("ptb", job, folder, StopAt(18, kill), Precautions(every_steps=2))
+    steps = [load_plain(folder / name)["global_step"] for name in (LAST, BEFORE_LAST)]
+    content = bytearray((folder / LAST).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / LAST).write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+    assert first_intact(checkpoint_paths(folder)) == folder / BEFORE_LAST and steps[1] < steps[0]
+    why = {"cut": "it was cut short", "changed": "its checksum differs"}[damage]
+    assert "damaged checkpoint is passed over" in caplog.text and why in caplog.text
+    assert_same_result(run("ptb", job, folder), whole)
+    assert_equal(end_of(folder), end_of(tmp_path / "whole"))
 
 
 @pytest.mark.slow

@@ -245,6 +245,7 @@ def start(script: str, **environment: str) -> subprocess.Popen[str]:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
         resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+        resource.setrlimit(resource.RLIMIT_NPROC, (4096, 4096))
 
     variables = {**os.environ, **environment, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", script]
@@ -358,6 +359,45 @@ def test_a_killed_process_frees_its_gpu(caplog):
                 assert freed.name == "GPU-a" and time.monotonic() - begun > 0.5
             killer.wait(10)
     assert "waits for a GPU" in caplog.text and str(holder.pid) in caplog.text
+
+
+SHARE = """
+import os, time
+from idarts_nni.devices import device_lease
+with device_lease("cuda", slots_per_gpu=2) as lease:
+    begun = time.monotonic()
+    time.sleep(1)
+    print(lease.name, lease.slot, begun, time.monotonic(), flush=True)
+"""
+
+
+def test_trials_of_two_experiments_share_a_gpu_in_as_many_slots_as_asked_for():
+    # One experiment sees all GPUs of the machine, the other was given this one by CUDA_VISIBLE_DEVICES.
+    names = [{"NNI_EXP_ID": f"experiment{number % 2}", "CUDA_VISIBLE_DEVICES": "GPU-a"} for number in range(5)]
+    processes = [start(SHARE, **environment) for environment in names]
+    outputs = [process.communicate(timeout=60)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 5
+    assert {output[0] for output in outputs} == {"GPU-a"} and {output[1] for output in outputs} == {"0", "1"}
+    times = [(float(output[2]), float(output[3])) for output in outputs]
+    at_once = [sum(begun <= moment < end for begun, end in times) for moment, _ in times]
+    assert max(at_once) == 2
+
+
+def test_a_killed_trial_frees_its_gpu_although_a_process_that_it_started_lives_on():
+    script = LEASE.format(slots=1, seconds=60).replace(
+        "    print(lease",
+        "    import subprocess; child = subprocess.Popen(['sleep', '30'])\n    print(child.pid, lease",
+    )
+    with start(script) as holder:
+        child, name, _ = holder.stdout.readline().split()[:3]
+        holder.kill()
+        holder.wait(10)
+        try:
+            os.kill(int(child), 0)
+            with device_lease("cuda", devices=["GPU-a", "GPU-b"]) as freed:
+                assert name == freed.name == "GPU-a"
+        finally:
+            os.kill(int(child), signal.SIGKILL)
 
 
 def test_locks_in_a_folder_of_another_user_are_refused(monkeypatch, tmp_path):

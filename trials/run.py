@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from idarts_nni.architecture import Architecture
+from idarts_nni.devices import NoDeviceError
 from idarts_nni.files import read_yaml, write_atomically
 from idarts_nni.model_architecture import read_architecture
 from idarts_nni.parameters import BASELINES, METHODS, STAGES, TrialParameters
@@ -45,6 +46,8 @@ from idarts_nni.trial import (
     task_directory,
 )
 
+from .faults import EXIT_NO_ROOM, explain
+
 if TYPE_CHECKING:
     from .task import Job
     from .training import Outcome
@@ -56,19 +59,28 @@ PACKAGES = ("idarts-nni", "nni", "torch", "pytorch-lightning")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one trial; return the exit code: 0, or 2 for input that cannot be used."""
+    """Run one trial; return the exit code: 0, 2 for input that cannot be used, 3 where memory or disk ran out."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stdout)
     try:
         return _run(options)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        _logger.error("%s", error)
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    except (ValueError, FileNotFoundError, FloatingPointError, NoDeviceError) as error:
+        return _failed(str(error), EXIT_BAD_INPUT)
+    except (MemoryError, RuntimeError, OSError, ImportError) as error:
+        reason = explain(error)
+        if reason is None:
+            raise
+        return _failed(reason, EXIT_NO_ROOM)
     except KeyboardInterrupt as interrupt:
         print("Interrupted; what was trained is kept, and the same command goes on from it.", file=sys.stderr)
         leave_by_signal(interrupt.args[0] if interrupt.args else signal.SIGINT)
         raise  # not reached: the signal has ended the process
+
+
+def _failed(reason: str, code: int) -> int:
+    _logger.error("%s", reason)
+    print(f"error: {reason}", file=sys.stderr)
+    return code
 
 
 def _run(options: argparse.Namespace) -> int:
