@@ -42,6 +42,13 @@ Make a page, tables and pictures from what NNI and the trials recorded, or renew
   idarts report --update-readme                             renew README.md from trials/results/*.csv
   idarts report --update-readme --check                     only tell whether that would change it (exit code 1)
 """
+_ENV = """\
+Print a line for the shell that keeps the manager of `nnictl create` and `nnictl resume` on the loopback interface:
+
+  eval "$(idarts env)" && nnictl create --config FILE
+
+NNI listens on all interfaces without a password. `idarts run` needs no such line.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,4 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     fetch.add_argument("experiment", help="experiment id, or its folder")
     fetch.add_argument("--all", action="store_true", help="also the checkpoints that only a resumed trial needs")
     fetch.set_defaults(function="fetching.fetch")
+
+    env = commands.add_parser("env", help="keep bare nnictl off the network", description=_ENV, formatter_class=raw)
+    env.set_defaults(function="loopback.show_environment")
     return parser

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .loopback import node_options
 from .manager import final_metric, request
 from .preflight import DATA_VARIABLE, CheckedExperiment
 
@@ -151,10 +152,7 @@ def environment(checked: CheckedExperiment) -> dict[str, str]:
     for name in ("NO_PROXY", "no_proxy"):
         found[name] = ",".join(filter(None, [found.get(name), "localhost", "127.0.0.1"]))
     if checked.is_closed:
-        hook = str(Path(__file__).with_name("loopback.js")).replace("\\", "\\\\").replace('"', '\\"')
-        # ipv4first: the name localhost may mean ::1 to Node, where nothing listens then.
-        options = [found.get("NODE_OPTIONS"), "--dns-result-order=ipv4first", f'--require "{hook}"']
-        found["NODE_OPTIONS"] = " ".join(filter(None, options))
+        found["NODE_OPTIONS"] = node_options(found.get("NODE_OPTIONS"))
     return found
 
 

@@ -133,6 +133,49 @@ class LiveExperiment:
             return False
 
 
+def write_experiment(
+    home: Path,
+    class_args: Mapping[str, Any],
+    concurrency: int = 1,
+    space: Mapping[str, Any] | None = None,
+    trial_command: str = TRIAL_COMMAND,
+    **config: Any,
+) -> Path:
+    """Write an experiment file; see :func:`live_experiment`."""
+    file = home / "experiment.yaml"
+    service = {"className": "idarts_nni.tuner.SearchThenRetrain", "codeDirectory": str(ROOT)}
+    content = {
+        "experimentName": "live-test",
+        "searchSpace": dict(TINY_SPACE if space is None else space),
+        "trialCommand": trial_command,
+        "trialCodeDirectory": str(ROOT),
+        "trialConcurrency": concurrency,
+        "experimentWorkingDirectory": str(home / "experiments"),
+        "tuner": {**service, "classArgs": {"poll": 1.0, **class_args}},
+        "trainingService": {"platform": "local"},
+        **config,
+    }
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def user_environment(
+    home: Path,
+    behaviour: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> dict[str, str]:
+    """Return the variables of a user whose HOME is ``home``; see :func:`live_experiment`."""
+    return {
+        **{key: value for key, value in os.environ.items() if not key.startswith(("NNI_", "IDARTS_"))},
+        "HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "FAKE_TRIAL": json.dumps(behaviour or {}),
+        "PWD": str(cwd or home),
+        **(environment or {}),
+    }
+
+
 @contextmanager
 def live_experiment(
     home: Path,
@@ -163,28 +206,8 @@ def live_experiment(
     trial_command, environment, cwd, **config
         Other things of the experiment file and of the call of ``nnictl``.
     """
-    file = home / "experiment.yaml"
-    service = {"className": "idarts_nni.tuner.SearchThenRetrain", "codeDirectory": str(ROOT)}
-    content = {
-        "experimentName": "live-test",
-        "searchSpace": dict(TINY_SPACE if space is None else space),
-        "trialCommand": trial_command,
-        "trialCodeDirectory": str(ROOT),
-        "trialConcurrency": concurrency,
-        "experimentWorkingDirectory": str(home / "experiments"),
-        "tuner": {**service, "classArgs": {"poll": 1.0, **class_args}},
-        "trainingService": {"platform": "local"},
-        **config,
-    }
-    file.write_text(yaml.safe_dump(content))
-    variables = {
-        **{key: value for key, value in os.environ.items() if not key.startswith(("NNI_", "IDARTS_"))},
-        "HOME": str(home),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "FAKE_TRIAL": json.dumps(behaviour or {}),
-        "PWD": str(cwd or home),
-        **(environment or {}),
-    }
+    variables = user_environment(home, behaviour, environment, cwd)
+    file = write_experiment(home, class_args, concurrency, space, trial_command, **config)
     experiment = _created(file, home, variables, cwd or home)
     try:
         yield experiment

@@ -22,7 +22,7 @@ ORDER = [
     "checkpoint", "saving", "rollback",
     # around a run
     "report", "results", "graphs", "layout", "sketch", "draw",
-    "code_folder", "remote", "preflight", "patient_nnictl", "experiment", "outcome", "returned", "progress",
+    "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",
     "gather", "groups", "published", "charts", "page_charts", "page",
     "messages", "launch", "commands", "reporting", "fetching", "cli",
     "__main__",
@@ -32,7 +32,7 @@ WITHOUT_TORCH = [
     "files", "operations", "space", "architecture", "model_architecture", "ranking", "health",
     "scales", "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
     "report", "results", "graphs", "layout", "sketch", "draw",
-    "code_folder", "remote", "preflight", "patient_nnictl", "experiment", "outcome", "returned", "progress",
+    "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",
     "gather", "groups", "published", "charts", "page_charts", "page",
     "messages", "launch", "commands", "reporting", "fetching", "cli",
 ]  # fmt: skip
