@@ -99,11 +99,14 @@ def build_parser() -> argparse.ArgumentParser:
     show.set_defaults(function="commands.show")
 
     draw = commands.add_parser(
-        "draw", help="draw a cell", description="Draw a cell as PNG, SVG or DOT; the output's ending says which."
+        "draw",
+        help="draw a cell, or a search's cells as they changed",
+        description="Draw a cell as PNG, SVG or DOT (the output's ending says which), or a search's cells as a GIF.",
     )
-    draw.add_argument("file", type=Path, help="architecture file (YAML or JSON)")
+    draw.add_argument("file", type=Path, help="architecture file (YAML or JSON); with --animate a record or a folder")
     draw.add_argument("-o", "--output", type=Path, action="append", help="may be repeated (default: FILE with .png)")
     draw.add_argument("--title", default="", help="line above the picture (default: the file's own name for the cell)")
+    draw.add_argument("--animate", type=Path, metavar="OUT.gif", help="the cells of a search, epoch by epoch")
     draw.set_defaults(function="commands.draw")
 
     report = commands.add_parser(

@@ -43,7 +43,9 @@ def show(options: argparse.Namespace) -> int:
 
 
 def draw(options: argparse.Namespace) -> int:
-    """Draw a cell."""
+    """Draw a cell, or the cells of a search over its epochs."""
+    if options.animate is not None:
+        return _animate(options)
     from .draw import draw_architecture
 
     data = read_yaml(options.file)
@@ -51,4 +53,18 @@ def draw(options: argparse.Namespace) -> int:
     title = options.title or str(data.get("name") or options.file.stem)
     for path in options.output or [options.file.with_suffix(".png")]:
         print(draw_architecture(cell, path, title))
+    return 0
+
+
+def _animate(options: argparse.Namespace) -> int:
+    from .animate import animate_cells
+    from .report import search_frames
+
+    if options.output:
+        raise ValueError("--animate names its own file; leave -o out.")
+    found = search_frames(options.file)
+    for key, frames in found.items():
+        # Several searches: a file for each, named after its task.
+        path = options.animate if len(found) == 1 else options.animate.with_stem(f"{options.animate.stem}-{key}")
+        print(animate_cells(frames, path, options.title or key))
     return 0

@@ -16,7 +16,16 @@ from .report import Record, load_records, sort_records
 from .results import read_results
 from .returned import unpack_records
 
-_NUMBERS = {"seed": int, "validation": float, "test": float, "parameters": float, "epochs": float, "seconds": float}
+_NUMBERS = {
+    "seed": int,
+    "search_epoch": int,
+    "search_seed": int,
+    "validation": float,
+    "test": float,
+    "parameters": float,
+    "epochs": float,
+    "seconds": float,
+}
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,7 @@ def _read_rows(path: Path) -> list[Record]:
         record: Record = {str(name): value or None for name, value in row.items()}
         for name, kind in _NUMBERS.items():
             try:
-                record[name] = kind(record[name]) if record[name] is not None else None
+                record[name] = kind(record[name]) if record.get(name) is not None else None
             except ValueError:
                 raise ValueError(f"{path}, line {number}: {name} is {record[name]!r}; expected a number.") from None
         records.append({**record, "stage": "retrain", "key": f"{path.name} line {number}", "cell": None})

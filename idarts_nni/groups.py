@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from .parameters import METHODS, is_number
-from .report import Record
+from .report import Record, stand_ins
 
 _SAME = ("task", "method", "n", "combine", "scale")
 
@@ -70,9 +70,10 @@ def search_epoch(record: Record) -> int | None:
 def group_runs(records: Iterable[Record]) -> list[Group]:
     """Sort the retrained cells among records into groups, in the order of a table.
 
-    A run that left no record goes to the group of its method in its experiment.
+    A run that left no record goes to the group of its method in its experiment. Where one run stands for the cells of
+    several epochs of a search, it is in the group of each.
     """
-    retrained = [record for record in records if record["stage"] == "retrain"]
+    retrained = [one for record in records if record["stage"] == "retrain" for one in stand_ins(record)]
     found: dict[Any, list[Record]] = {}
     for record in retrained:
         budget = budget_of(record) or _likely_budget(record, retrained)

@@ -18,7 +18,7 @@ from .groups import Group, budget_of, search_epoch
 from .layout import MAX_EDGES
 from .model_architecture import ModelArchitecture, read_architecture
 from .parameters import is_number
-from .report import Record
+from .report import Record, stand_ins
 
 _STAGE_NAMES = {"search": "Searches", "select": "Short retrainings", "retrain": "Retrained cells"}
 _HEALTH = {
@@ -84,14 +84,30 @@ def convergence_charts(groups: Sequence[Group], records: Sequence[Record]) -> li
         key=lambda group: (group.task, group.scale, group.n, group.budget),
     ):
         curves: dict[str, list[tuple[int, list[float]]]] = {}
-        for group in same:
-            curves.setdefault(group.method, []).append((group.search_epoch or 0, group.values("validation")))
-        curves = {method: sorted(points) for method, points in curves.items()}
+        snapshot = next(same)
+        alike = [group for group in groups if (group.task, group.scale, group.n, group.budget) == (
+            task, scale, n, snapshot.budget) and group.values("validation")]  # fmt: skip
+        for group in alike:
+            epoch = group.search_epoch or _search_length(group, records)
+            points = curves.setdefault(group.method, [])
+            # The end of a search may be one of the epochs at which cells were taken.
+            if epoch and (group.search_epoch or epoch not in {other.search_epoch for other in alike
+                          if other.method == group.method}):  # fmt: skip
+                points.append((epoch, group.values("validation")))
+        curves = {method: sorted(points) for method, points in curves.items() if points}
         metric = metric_name(record for record in records if record["task"] == task)
         runs = sum(len(values) for points in curves.values() for _, values in points)
         caption = f"{task}, n = {n}: validation {metric} of {runs} retrained cells.{_at(scale)}"
         charts.append(Chart(Image.from_svg(convergence_chart(curves, y=f"validation {metric}")), caption, caption))
     return charts
+
+
+def _search_length(group: Group, records: Sequence[Record]) -> int | None:
+    """Return after how many epochs the searches of a group's method have ended."""
+    ids = {record["experiment"] for record in group.runs}
+    lengths = [record["epochs"] for record in records if record["stage"] == "search" and record["experiment"] in ids
+               and record["method"] == group.method and is_number(record["epochs"])]  # fmt: skip
+    return int(max(lengths)) if lengths else None
 
 
 def learning_charts(records: Sequence[Record]) -> list[Chart]:
@@ -191,7 +207,7 @@ def _by_stage(records: Sequence[Record]) -> dict[tuple[str, str, str, str], list
     """Sort the records by task, scale, stage and budget; cells taken during a search are left out."""
     found: dict[tuple[str, str, str, str], list[Record]] = {}
     for record in records:
-        if search_epoch(record) is None:
+        if any(search_epoch(one) is None for one in stand_ins(record)):
             place = str(record["task"] or "unknown task"), str(record.get("scale") or ""), str(record["stage"])
             # What has not ended has not said its settings; those of its experiment are nearest.
             alike = [one for one in records if one["experiment"] == record["experiment"]

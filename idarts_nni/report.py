@@ -78,6 +78,36 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     return record
 
 
+def search_frames(path: str | os.PathLike[str]) -> dict[str, list[tuple[int, Architecture]]]:
+    """Return the cells of searches over their epochs: key -> epoch and cell.
+
+    Parameters
+    ----------
+    path
+        One record, or a folder with records (an experiment's, for example).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or folder.
+    ValueError
+        If no search there has recorded the cells of its epochs.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such record or folder.")
+    found: dict[str, list[tuple[int, Architecture]]] = {}
+    for record in load_records(path) if path.is_dir() else [read_record(path)]:
+        steps = record.get("trajectory") or []
+        cells = [(step["epoch"], step.get("architecture")) for step in steps if isinstance(step, dict)]
+        frames = [(int(epoch), Architecture.from_dict(cell, origin=str(path))) for epoch, cell in cells if cell]
+        if frames:
+            found[str(record["key"])] = frames
+    if not found:
+        raise ValueError(f"{path}: no search in it has recorded the cells of its epochs; name a search's record.")
+    return found
+
+
 def failed_record(parameters: Mapping[str, Any], *, state: str, reason: str) -> Record:
     """Stand in for the record of a task that left none, so that a table shows the gap and its reason.
 

@@ -204,8 +204,9 @@ def draw_course(axes: Axes, course: Course, color: str, dashes: Dashes, width: f
     )
 
 
-def draw_word(axes: Axes, word: str, place: Point, width: float, color: str) -> None:
-    """Write an operation into a box of its colour."""
+def draw_word(axes: Axes, word: str, place: Point, width: float, color: str, *, is_filled: bool = False) -> None:
+    """Write an operation into a box of its colour; a filled one stands out."""
+    face, ink = (color, "white") if is_filled else ("white", color)
     x, y = place
     axes.add_patch(
         FancyBboxPatch(
@@ -213,14 +214,14 @@ def draw_word(axes: Axes, word: str, place: Point, width: float, color: str) -> 
             width,
             0.4,
             boxstyle="round,pad=0,rounding_size=0.2",
-            facecolor="white",
+            facecolor=face,
             edgecolor=color,
             linewidth=1.6,
             zorder=4,
         )
     )
     axes.text(
-        x, y, word, size=9.5, weight="bold", color=color, ha="center", va="center_baseline", zorder=5, parse_math=False
+        x, y, word, size=9.5, weight="bold", color=ink, ha="center", va="center_baseline", zorder=5, parse_math=False
     )
 
 

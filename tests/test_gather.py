@@ -4,10 +4,11 @@ import sqlite3
 import pytest
 
 from idarts_nni.gather import all_records, experiment_settings, gather, read_config, read_curves
+from idarts_nni.report import COLUMNS
 
 from .test_report import record
 
-HEAD = "experiment,task,method,n,combine,seed,validation,test,parameters,epochs,seconds,device,precision,commit,date"
+HEAD = ",".join(COLUMNS)
 
 
 def write_record(folder, **changes):
@@ -54,12 +55,14 @@ def test_storage_gives_the_latest_configuration_and_report(storage):
 
 def test_folders_and_results_files_come_together_without_repetition(tmp_path):
     write_record(tmp_path / "a" / "r1", experiment="one")
-    rows = [f"{name},ptb,idarts,1,sum,2,101.5,100,1000,3,12.5,cpu,fp32,abc,2026-01-02" for name in ("one", "two")]
+    given = {"task": "ptb", "method": "idarts", "n": "1", "combine": "sum", "seed": "2", "validation": "101.5",
+             "search_epoch": "4"}  # fmt: skip
+    rows = [",".join({**dict.fromkeys(COLUMNS, ""), **given, "experiment": name}.values()) for name in ("one", "two")]
     (tmp_path / "more.csv").write_text("\n".join([HEAD, *rows, ""]))
     sources = gather([str(tmp_path / "a"), str(tmp_path / "more.csv")])
     assert [record["experiment"] for record in all_records(sources)] == ["one", "two"]
     row = sources[1].records[0]
-    assert (row["seed"], row["validation"], row["stage"]) == (2, 101.5, "retrain")
+    assert (row["seed"], row["validation"], row["stage"], row["search_epoch"]) == (2, 101.5, "retrain", 4)
 
 
 def test_results_file_with_a_word_for_a_number_is_an_error_that_names_the_line(tmp_path):

@@ -43,3 +43,8 @@ def test_summary_has_one_row_for_each_group():
     frame = summary_frame(group_runs([record(), record(seed=2), record("lstm"), failed("darts")]))
     assert list(frame["method"]) == ["idarts", "darts", "lstm"] and list(frame["runs"]) == [2, 1, 1]
     assert frame["validation_std"][0] == 0 and frame["validation"].isna()[1]
+
+
+def test_run_that_stands_for_several_epochs_counts_for_each():
+    groups = group_runs([record(origins=[[1, 2], [1, 4], [2, 0]])])
+    assert [group.search_epoch for group in groups] == [None, 2, 4]

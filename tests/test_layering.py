@@ -21,7 +21,7 @@ ORDER = [
     # how a run outlasts faults
     "checkpoint", "saving", "rollback",
     # around a run
-    "report", "results", "graphs", "layout", "sketch", "draw",
+    "report", "results", "graphs", "layout", "sketch", "draw", "animate",
     "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",
     "gather", "groups", "published", "charts", "page_charts", "page",
     "messages", "launch", "commands", "reporting", "fetching", "cli",
@@ -31,7 +31,7 @@ ORDER = [
 WITHOUT_TORCH = [
     "files", "operations", "space", "architecture", "model_architecture", "ranking", "health",
     "scales", "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
-    "report", "results", "graphs", "layout", "sketch", "draw",
+    "report", "results", "graphs", "layout", "sketch", "draw", "animate",
     "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",
     "gather", "groups", "published", "charts", "page_charts", "page",
     "messages", "launch", "commands", "reporting", "fetching", "cli",

@@ -104,6 +104,14 @@ def test_cells_of_a_search_epoch_are_no_results():
     assert "Convergence of the searches" in text
 
 
+def test_convergence_ends_with_the_end_of_the_search():
+    records = [record(seed=2, validation=100.0), record(seed=1, validation=500.0, search_epoch=1)]
+    assert "of 1 retrained cells" in page(records)  # how long the search was is not known
+    ended = record(stage="search", epochs=4)
+    assert "of 2 retrained cells" in page([ended, *records])
+    assert "of 2 retrained cells" in page([ended, *records, record(search_epoch=4)])
+
+
 def test_budgets_have_a_table_each():
     other = record(seed=2, settings={"epochs": 9}, validation=50.0, experiment="large")
     sources = [Source("a", [record(settings={"epochs": 3})], Path("/tmp"), "small one"), Source("b", [other], None)]
