@@ -69,7 +69,7 @@ def animate_cells(
         strip.paste(picture, (0, index * picture.height))
     colors = strip.quantize(128).getpalette() or []
     palette = Image.new("P", (1, 1))
-    palette.putpalette([255, 255, 255, *colors])  # paper is white, not nearly so
+    palette.putpalette([255 if part > 247 else part for part in colors])  # paper is white, not nearly so
     images = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     times = [round(1000 * seconds)] * (len(images) - 1) + [round(1000 * _LAST_SECONDS)]
     buffer = io.BytesIO()

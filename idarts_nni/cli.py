@@ -18,6 +18,7 @@ _DESCRIPTION = """\
 Search recurrent cells with I-DARTS on Microsoft NNI.
 
   idarts run trials/experiments/ptb_tiny.yaml      search, retrain, tables and pictures
+  idarts watch EXPERIMENT_ID                       see it run, from any terminal
   idarts show search_spaces/architectures/darts_v2.yaml
   idarts draw search_spaces/architectures/darts_v2.yaml -o cell.png
   idarts report EXPERIMENT_ID                      a page, tables and pictures, running or ended
@@ -30,6 +31,12 @@ Check an experiment file, start it through `nnictl create`, follow it to its end
 The check comes first: NNI's schema, the tuner's class and arguments, the search space, the data folder, the trial code.
 While there is a problem nothing is started (exit code 2). Ctrl-C stops the experiment and its trials;
 `nnictl resume ID` goes on later. Exit code 0 means that every task of the plan succeeded.
+"""
+_WATCH = """\
+Show a running experiment in the terminal: the tasks of the plan, their stage, epoch, metric, time left and GPU.
+
+On a terminal the view stays in its place; elsewhere it is printed when a task changes its state, and once a minute.
+It ends with the experiment (exit code 1 if that failed). Ctrl-C leaves the experiment alone.
 """
 _REPORT = """\
 Make a page, tables and pictures from what NNI and the trials recorded, or renew the README's tables.
@@ -92,6 +99,12 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--port", type=int, help="port of NNI's web page (default: the first free one from 8080)")
     run.add_argument("--keep-open", action="store_true", help="leave the web page up when the experiment has ended")
     run.set_defaults(function="launch.run")
+
+    watch = commands.add_parser("watch", help="see a running experiment", description=_WATCH, formatter_class=raw)
+    watch.add_argument("experiment", help="experiment id")
+    watch.add_argument("--once", action="store_true", help="show how it stands now, and leave")
+    watch.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks (default: 2)")
+    watch.set_defaults(function="watch.watch")
 
     show = commands.add_parser("show", help="print a cell as text", description="Print a cell as text, and check it.")
     show.add_argument("file", type=Path, help="architecture file (YAML or JSON)")

@@ -167,3 +167,16 @@ def _note_holder(lock: Path) -> None:
 
 def _holders(folder: Path) -> list[str]:
     return [f"{path.stem} by {path.read_text(encoding='utf-8')}" for path in sorted(folder.glob("*.holder"))]
+
+
+def lease_holders() -> dict[str, str]:
+    """Return which trial holds which GPU on this machine: trial id -> name of the GPU's slot."""
+    found: dict[str, str] = {}
+    for path in sorted(_locks_folder().glob("*.holder")):
+        try:
+            note = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # written at this moment
+        if isinstance(note, dict) and note.get("trial"):
+            found[str(note["trial"])] = path.stem
+    return found

@@ -24,7 +24,7 @@ ORDER = [
     "report", "results", "graphs", "layout", "sketch", "draw", "animate",
     "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",
     "gather", "groups", "published", "charts", "page_charts", "page",
-    "messages", "launch", "commands", "reporting", "fetching", "cli",
+    "messages", "launch", "watch", "commands", "reporting", "fetching", "cli",
     "__main__",
 ]  # fmt: skip
 """Modules that are not named here are helpers of ``kernels``."""
@@ -34,7 +34,7 @@ WITHOUT_TORCH = [
     "report", "results", "graphs", "layout", "sketch", "draw", "animate",
     "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",
     "gather", "groups", "published", "charts", "page_charts", "page",
-    "messages", "launch", "commands", "reporting", "fetching", "cli",
+    "messages", "launch", "watch", "commands", "reporting", "fetching", "cli",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
