@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import random
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -101,6 +102,7 @@ def load_plain(path: Any, map_location: Any | None = "cpu") -> dict[str, Any]:
         )
         raise ValueError(f"{path}: not a checkpoint that can be read ({kind}). Delete it to start anew.")
     try:
+        _check_unfolds_to_its_size(content)
         loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location=map_location, weights_only=True)
     except MemoryError:
         raise
@@ -108,6 +110,14 @@ def load_plain(path: Any, map_location: Any | None = "cpu") -> dict[str, Any]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a checkpoint that can be read ({reason}). Delete it to start anew.") from error
     return loaded
+
+
+def _check_unfolds_to_its_size(content: memoryview) -> None:
+    """Refuse an archive that holds more than its own size: torch compresses nothing, so somebody made it to burst."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        held = sum(entry.file_size for entry in archive.infolist())
+    if held > len(content):
+        raise ValueError(f"{len(content):,} bytes that unfold to {held:,}")
 
 
 def first_intact(paths: Iterable[Path], before_epoch: int | None = None) -> Path | None:

@@ -40,10 +40,23 @@ def request(method: str, url: str, body: object = None, timeout: float = 20.0) -
     headers = {"Content-Type": "application/json"}
     try:
         with _open(urllib.request.Request(url, data, headers, method=method), timeout=timeout) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
+            return read_answer(answer.read())
     except (http.client.HTTPException, ValueError) as error:
         raise OSError(f"{method} {url}: not an answer of NNI's manager: {error!r}") from error
+
+
+def read_answer(text: str | bytes) -> Any:
+    """Parse JSON that the manager sent; no text is no answer, ``None``.
+
+    Raises
+    ------
+    ValueError
+        If it is not JSON, or nested too deep for any answer.
+    """
+    try:
+        return json.loads(text) if text else None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
 
 
 class Manager:
@@ -188,7 +201,7 @@ def _unpacked(data: Any) -> Any:
     # The manager stores JSON inside a JSON string, once or twice.
     for _ in range(3):
         if isinstance(data, str):
-            data = json.loads(data)
+            data = read_answer(data)
     return data
 
 

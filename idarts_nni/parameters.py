@@ -276,4 +276,7 @@ def _require_settings(name: str, value: object) -> None:
 
 def is_number(value: object) -> bool:
     """Tell whether a value is a finite number, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False

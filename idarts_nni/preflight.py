@@ -50,7 +50,9 @@ class ExperimentFileError(ValueError):
 
     def __init__(self, path: str | os.PathLike[str], problems: list[str]) -> None:
         self.problems = problems
-        super().__init__("\n".join(f"{path}: {problem}" for problem in problems))
+        text = "\n".join(f"{path}: {problem}" for problem in problems)
+        # NNI reads half a character where JSON reads a whole one, and repeats it; no terminal could show that.
+        super().__init__(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import pandas as pd
 
 from .architecture import Architecture
 from .files import MAX_BYTES
-from .parameters import BASELINES, METHODS, STAGES
+from .parameters import BASELINES, METHODS, STAGES, is_number
 from .scales import FULL
 from .space import CellSpace
 
@@ -32,6 +32,8 @@ _LATER: dict[str, Any] = {"search_epoch": None, "search_seed": None, "scale": FU
 NOTHING = "–"
 """What a table shows where there is no number."""
 
+_NUMBER, _SEED = "a finite number or null", "a whole number or null"
+_KINDS = {**dict.fromkeys(("validation", "test", "parameters", "epochs", "seconds"), _NUMBER), "seed": _SEED}
 _STATES = {"todo": "not run", "busy": "unfinished"}
 RECORD_FILE = "record.json"
 _FOLDERS = ("", "*/", "environments/*/trials/*/", "environments/*/trials/*/output/")
@@ -75,6 +77,11 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     missing = [key for key in (*COLUMNS, "key", "stage") if key not in record]
     if missing:
         raise ValueError(f"{path}: the record lacks {', '.join(missing)}; it needs {', '.join(COLUMNS)}, key, stage.")
+    for key in (*COLUMNS, "key", "stage"):
+        value, kind = record[key], _KINDS.get(key, "a text")
+        if not _is_of_kind(value, kind):
+            found = f"found {str(value)[:80]!r} of type {type(value).__name__}"
+            raise ValueError(f"{path}: {key}: {found}; expected {kind}.")
     return record
 
 
@@ -295,6 +302,14 @@ def _found_cell(record: Record) -> object:
     if record["stage"] == "search" and isinstance(data, dict) and "nodes" in data:
         return Architecture.from_dict(data, origin=f"record of {record['key']}").fingerprint
     return record.get("cell")
+
+
+def _is_of_kind(value: object, kind: str) -> bool:
+    if kind == _NUMBER:
+        return value is None or is_number(value)
+    if kind == _SEED:
+        return value is None or type(value) is int
+    return isinstance(value, str)
 
 
 def _method_order(method: object) -> tuple[int, str]:

@@ -22,7 +22,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .devices import DeviceLease, device_lease
-from .manager import request
+from .files import MAX_DEPTH
+from .manager import read_answer, request
 from .parameters import CELL_KEYS, TrialParameters
 
 __all__ = [
@@ -73,13 +74,29 @@ def receive_parameters() -> TrialParameters:
     if not is_in_experiment():
         raise RuntimeError("This process is not a trial: start it by nnictl create --config FILE, or name its task.")
     _end_with_manager()
-    record = _own_record(os.environ["NNI_TRIAL_COMMAND_CHANNEL"])
-    parameters = record.get("parameters")
-    if not isinstance(parameters, dict):
-        raise ValueError(f"The record of this trial has no parameters: {record!r}.")
-    refuse_serialised_objects(parameters)
+    record, parameters = read_parameters(_own_record(os.environ["NNI_TRIAL_COMMAND_CHANNEL"]))
     _bind_nni(record)
-    return TrialParameters.from_dict(parameters)
+    return parameters
+
+
+def read_parameters(text: str) -> tuple[dict[str, Any], TrialParameters]:
+    """Read what NNI sent to a trial, as plain JSON.
+
+    Returns
+    -------
+    The whole record, and the parameters in it.
+
+    Raises
+    ------
+    ValueError
+        If the text is not such a record, or its parameters carry a serialised object or are not those of a task.
+    """
+    record = read_answer(text)
+    parameters = record.get("parameters") if isinstance(record, dict) else None
+    if not isinstance(parameters, dict):
+        raise ValueError(f"The record of this trial has no parameters: {text[:200]!r}.")
+    refuse_serialised_objects(parameters)
+    return record, TrialParameters.from_dict(parameters)
 
 
 def report_epoch(metrics: Mapping[str, float], *, epoch: int | None = None) -> None:
@@ -184,14 +201,16 @@ def leave_by_signal(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-def refuse_serialised_objects(data: object, place: str = "parameters") -> None:
+def refuse_serialised_objects(data: object, place: str = "parameters", depth: int = 1) -> None:
     """Refuse parameters that carry a Python object in NNI's (json_tricks') serialised form, also inside JSON text.
 
     Raises
     ------
     ValueError
-        If a key anywhere begins with an underscore, as all their markers do.
+        If a key anywhere begins with an underscore, as all their markers do; or if the data are nested too deep.
     """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{place[:200]}: nested more than {MAX_DEPTH} levels deep.")
     if isinstance(data, Mapping):
         for key, value in data.items():
             if str(key).startswith("_"):
@@ -199,19 +218,19 @@ def refuse_serialised_objects(data: object, place: str = "parameters") -> None:
                     f"{place}: the key {key!r} marks a serialised Python object, which could run any code. "
                     f"Parameters are plain text and numbers only."
                 )
-            refuse_serialised_objects(value, f"{place}.{key}")
+            refuse_serialised_objects(value, f"{place}.{key}", depth + 1)
     elif isinstance(data, list):
         for index, value in enumerate(data):
-            refuse_serialised_objects(value, f"{place}[{index}]")
+            refuse_serialised_objects(value, f"{place}[{index}]", depth + 1)
     elif isinstance(data, str) and data.lstrip()[:1] in ("{", "["):
         try:
             inner = json.loads(data)
         except (ValueError, RecursionError):
             return  # not JSON; whoever reads it will say so
-        refuse_serialised_objects(inner, place)
+        refuse_serialised_objects(inner, place, depth + 1)
 
 
-def _own_record(channel: str, patience: float = _RECORD_SECONDS) -> dict[str, Any]:
+def _own_record(channel: str, patience: float = _RECORD_SECONDS) -> str:
     # http://localhost:PORT[/PREFIX]/env/ENVIRONMENT/TRIAL
     base, _, trial = channel.rpartition("/")
     if "/env/" not in base:
@@ -225,8 +244,8 @@ def _own_record(channel: str, patience: float = _RECORD_SECONDS) -> dict[str, An
             job = request("GET", url)
             # The record is written just after the trial was started, so it can be missing for a moment.
             if job and job.get("hyperParameters"):
-                return json.loads(job["hyperParameters"][0])
-        except (OSError, ValueError) as error:
+                return str(job["hyperParameters"][0])
+        except OSError as error:
             problem = error
         time.sleep(0.2)
     raise RuntimeError(f"NNI's manager has no record of this trial at {url}: {problem}.")

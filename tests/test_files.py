@@ -1,3 +1,5 @@
+import itertools
+import re
 import threading
 
 import pytest
@@ -82,3 +84,33 @@ def test_reader_never_meets_a_part_of_a_file(tmp_path):
     stop.set()
     reader.join()
     assert lengths == {(100_000, 1)}
+
+
+BOMB = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in itertools.pairwise("abcdefghijk")
+)
+"""A few lines that stand for three thousand million values."""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (BOMB, "not valid YAML: more than 200,000 values, aliases written out"),
+        ("a: &a [*a]", "a value holds itself through an alias"),
+        ("a: " + "[" * 100 + "]" * 100, "nested more than 64 levels deep"),
+        ('{"a": ' + "[" * 100 + "]" * 100 + "}", "nested more than 64 levels deep"),
+        ("a: 0x" + "f" * 100, "a whole number has 400 bits, at most 64"),
+        ("a: " + "1:" * 300 + "1", "a number has 601 characters"),
+        ("a: !!int ''", "not valid YAML"),
+        ("a: !!bool perhaps", "not valid YAML"),
+        ("a: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ('{"a": "\\ud800"}', "a text holds half a character"),
+    ],
+)
+def test_text_that_no_reader_could_work_with_is_refused(text, reason):
+    with pytest.raises(ValueError, match=f"^here: .*{re.escape(reason)}"):
+        parse_yaml(text, "here")
+
+
+def test_aliases_that_stand_for_little_are_read():
+    assert parse_yaml("a: &a {k: 1}\nb: {<<: *a, l: 2}\nc: [*a, *a]", "here")["b"] == {"k": 1, "l": 2}

@@ -14,13 +14,14 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from tokenize import TokenError  # numpy reads an array's header as Python text
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from idarts_nni.files import write_atomically
+from idarts_nni.files import read_yaml, write_atomically
 
 _logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def cached_features(
             _logger.info("Computing features of %s words into %s (%s).", f"{rows:,}", data, fault)
             _write(data, note, rows, compute(), np.dtype(dtype))
         # Copy on write: torch warns of arrays that it may not write to, and the file stays as it is all the same.
-        return np.load(data, mmap_mode="c", allow_pickle=False)
+        return np.lib.format.open_memmap(data, mode="c")
 
 
 def _fault(data: Path, note: Path, rows: int, dtype: str) -> str:
@@ -111,10 +112,11 @@ def _fault(data: Path, note: Path, rows: int, dtype: str) -> str:
     if not data.is_file() or not note.is_file():
         return "not there yet"
     try:
-        described = json.loads(note.read_text(encoding="utf-8"))
-        found = np.load(data, mmap_mode="r", allow_pickle=False)
+        described = read_yaml(note)
+        # Not numpy.load, which also opens archives and pickles.
+        found = np.lib.format.open_memmap(data, mode="r")
         wanted = (described["shape"], described["dtype"], described["checksum"])
-    except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+    except (ValueError, KeyError, TypeError, OSError, EOFError, OverflowError, TokenError) as error:
         return f"damaged: {error}"
     if list(found.shape) != wanted[0] or str(found.dtype) != wanted[1] or wanted[1] != dtype or len(found) != rows:
         return f"of another shape: {found.dtype} {found.shape}"

@@ -17,6 +17,11 @@ from torch import Tensor, nn
 
 from .batching import PADDING, Vocabulary, normalised
 
+_LONGEST_LINE = 1 << 20
+"""Bytes; the longest line of a file of 1,000 numbers has some 25,000."""
+_LARGEST = 1e30
+"""Sums of such numbers still fit 32 bits."""
+
 
 class PretrainedEmbedding(nn.Module):
     """Vectors of word forms, kept as they are.
@@ -98,11 +103,13 @@ def _needed_rows(path: Path, wanted: set[bytes]) -> Iterator[tuple[bytes, Tensor
     width = 0
     wanted = set(wanted)
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
+            if len(line) == _LONGEST_LINE:
+                raise ValueError(f"{path}, line {number}: has {_LONGEST_LINE:,} bytes or more; is this word vectors?")
             cells = line.split()
             if not cells:
                 continue
-            if number == 1 and len(cells) == 2 and all(cell.isdigit() for cell in cells):
+            if number == 1 and len(cells) == 2 and all(cell.isdigit() and len(cell) < 20 for cell in cells):
                 width = int(cells[1])
                 continue
             width = width or len(cells) - 1
@@ -123,7 +130,10 @@ def _vector(cells: list[bytes], place: str) -> Tensor:
     for cell in cells:
         if not _is_number(cell):
             raise ValueError(f"{place}: {cell.decode(errors='replace')!r} is not a finite number.")
-    return torch.tensor([float(cell) for cell in cells])
+    vector = torch.tensor([float(cell) for cell in cells])
+    if not bool((vector.abs() < _LARGEST).all()):
+        raise ValueError(f"{place}: a number is {_LARGEST:.0e} or larger; no word vector is.")
+    return vector
 
 
 def _is_number(cell: bytes) -> bool:

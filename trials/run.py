@@ -25,11 +25,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from idarts_nni.architecture import Architecture
 from idarts_nni.devices import NoDeviceError
-from idarts_nni.files import read_yaml, write_atomically
+from idarts_nni.files import parse_value, parse_yaml, read_yaml, write_atomically
 from idarts_nni.model_architecture import read_architecture
 from idarts_nni.parameters import BASELINES, METHODS, STAGES, TrialParameters
 from idarts_nni.plan import MODEL, read_space
@@ -194,23 +192,23 @@ def _settings_by_hand(assignments: list[str]) -> dict[str, Any]:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set {assignment}: expected NAME=VALUE, such as --set epochs=3.")
-        settings[name] = yaml.safe_load(value)
+        settings[name] = parse_value(value, f"--set {name}")
     return settings
 
 
 def _job(parameters: TrialParameters, options: argparse.Namespace, device: str) -> Job:
     from .task import Job
 
-    space = json.loads(parameters.space)
+    space = parse_yaml(parameters.space, "parameter space")
     has_cell_space = parameters.method not in BASELINES and MODEL not in space
-    cell = json.loads(parameters.architecture) if parameters.architecture else None
+    cell = parse_yaml(parameters.architecture, "parameter architecture") if parameters.architecture else None
     return Job(
         stage=parameters.stage,
         method=parameters.method,
         seed=parameters.seed,
         space=CellSpace.from_dict(space, origin="parameter space") if has_cell_space else None,
         architecture=read_architecture(cell, origin="parameter architecture") if cell else None,
-        overrides=json.loads(parameters.settings),
+        overrides=parse_yaml(parameters.settings, "parameter settings"),
         data=parameters.data or os.environ.get("IDARTS_DATA", ""),
         device=device,
         precision=options.precision,
@@ -225,7 +223,7 @@ def _claim(folder: Path, parameters: TrialParameters, options: argparse.Namespac
     mine = {**parameters.to_dict(), "task": options.task, "precision": options.precision}
     del mine["attempt"]
     path = folder / "job.json"
-    theirs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    theirs = read_yaml(path) if path.is_file() else {}
     different = [name for name in mine if mine[name] != theirs.get(name)]
     # Without a checkpoint there is nothing to go on from: the other job may have failed at its start.
     if different and not any(folder.glob("*.ckpt")):

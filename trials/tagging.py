@@ -168,6 +168,8 @@ def _lines(path: Path, encoding: str) -> list[str]:
             f"{path}, line {line}: byte {content[error.start]:#04x} is not {encoding} text. Name the file's encoding "
             f"in the settings (encoding: latin-1, for one), or convert it: iconv -f latin-1 -t utf-8."
         ) from None
+    except (LookupError, UnicodeError) as error:
+        raise ValueError(f"{path}: cannot be read as {encoding!r}: {error}. Name another encoding.") from None
     # Not splitlines: it would also break at characters that may stand inside a word, such as U+0085.
     return text.removeprefix("\ufeff").split("\n")
 
