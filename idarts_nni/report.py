@@ -32,8 +32,11 @@ _LATER: dict[str, Any] = {"search_epoch": None, "search_seed": None, "scale": FU
 NOTHING = "–"
 """What a table shows where there is no number."""
 
-_NUMBER, _SEED = "a finite number or null", "a whole number or null"
-_KINDS = {**dict.fromkeys(("validation", "test", "parameters", "epochs", "seconds"), _NUMBER), "seed": _SEED}
+_NUMBER, _WHOLE = "a finite number or null", "a whole number or null"
+_KINDS = {
+    **dict.fromkeys(("validation", "test", "parameters", "epochs", "seconds"), _NUMBER),
+    **dict.fromkeys(("seed", "search_epoch", "search_seed"), _WHOLE),
+}
 _STATES = {"todo": "not run", "busy": "unfinished"}
 RECORD_FILE = "record.json"
 _FOLDERS = ("", "*/", "environments/*/trials/*/", "environments/*/trials/*/output/")
@@ -307,7 +310,7 @@ def _found_cell(record: Record) -> object:
 def _is_of_kind(value: object, kind: str) -> bool:
     if kind == _NUMBER:
         return value is None or is_number(value)
-    if kind == _SEED:
+    if kind == _WHOLE:
         return value is None or type(value) is int
     return isinstance(value, str)
 

@@ -213,7 +213,7 @@ def _job(parameters: TrialParameters, options: argparse.Namespace, device: str) 
         device=device,
         precision=options.precision,
         backend=options.backend,
-        derive=json.loads(parameters.derive),
+        derive=parse_yaml(parameters.derive, "parameter derive"),
         model_space=space.get(MODEL, {}),
     )
 
