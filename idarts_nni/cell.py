@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .architecture import Architecture
+from .architecture import Architecture, edge_shares
 from .operations import ZEROIZE, operation_function
 from .space import CellSpace
 
@@ -131,30 +131,6 @@ def unroll_fixed(
         return total
 
     return _unroll(inputs, hidden, input_weight, architecture.num_nodes, node_state, input_mask, hidden_mask, None)
-
-
-def edge_shares(architecture: Architecture, space: CellSpace) -> list[list[float]]:
-    """Return the factor of each kept edge, node by node, under the space's ``combine``.
-
-    Raises
-    ------
-    ValueError
-        If ``combine`` is ``weighted`` and an edge has no weight.
-    """
-    if space.combine == "sum":
-        return [[1.0] * len(edges) for edges in architecture.nodes]
-    if space.combine == "mean":
-        return [[1.0 / len(edges)] * len(edges) for edges in architecture.nodes]
-    shares = []
-    for node, edges in enumerate(architecture.nodes, start=1):
-        weights = [edge.weight for edge in edges if edge.weight is not None]
-        if len(weights) != len(edges) or sum(weights) <= 0.0:
-            raise ValueError(
-                f"combine: weighted needs the learnt weight of every edge, and node {node} lacks some. "
-                f"Use a cell that a search derived, or combine: mean."
-            )
-        shares.append([weight / sum(weights) for weight in weights])
-    return shares
 
 
 def _unroll(

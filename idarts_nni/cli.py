@@ -57,6 +57,24 @@ Print a line for the shell that keeps the manager of `nnictl create` and `nnictl
 NNI listens on all interfaces without a password. `idarts run` needs no such line.
 """
 
+_COMPARE = """\
+Compare each method with random cells of the same task, n, epochs and number of parameters: mean and spread over cells,
+an interval for the difference, and in words whether the data carry a claim.
+
+  idarts compare RFjE2bGk
+  idarts compare trials/results/ptb_small.csv --better lower
+
+Three cells on each side can carry no claim, whatever they show. Below 6 the interval is Welch's t interval, from 6 on a
+bootstrap-t one.
+"""
+_DERIVE = """\
+Show the cells that both derivations (profile paper and authors-code) make of one set of alphas, side by side.
+
+  idarts derive outputs/demo/record.json --epoch 2
+  idarts derive outputs/demo/tasks/search-idarts-s1/last.ckpt
+"""
+_GAIN = "Print by how much a cell may multiply its state in each step, for each way of joining edges."
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; ``arguments`` are those of the command line by default."""
@@ -149,4 +167,30 @@ def build_parser() -> argparse.ArgumentParser:
 
     env = commands.add_parser("env", help="keep bare nnictl off the network", description=_ENV, formatter_class=raw)
     env.set_defaults(function="loopback.show_environment")
+
+    compare = commands.add_parser(
+        "compare", help="is it better than random cells?", description=_COMPARE, formatter_class=raw
+    )
+    compare.add_argument("source", help="experiment id, a folder with records, or a results file (.csv)")
+    compare.add_argument("--column", choices=("validation", "test"), default="test", help="default: test")
+    compare.add_argument(
+        "--better", choices=("lower", "higher"), help="which numbers are good (default: by the metric)"
+    )
+    compare.set_defaults(function="compare.compare")
+
+    derive = commands.add_parser(
+        "derive", help="both derivations of a search", description=_DERIVE, formatter_class=raw
+    )
+    derive.add_argument("source", type=Path, help="record of a search, its folder, or a checkpoint (.ckpt)")
+    derive.add_argument("--epoch", type=int, help="epoch of the record, from 1 (default: the last)")
+    derive.add_argument("--edges", help="edges kept for each node, or all (default: as the search space says)")
+    derive.add_argument("--space", type=Path, help="search space, for a checkpoint without job.json beside it")
+    derive.add_argument("--method", choices=("idarts", "darts"), help="likewise")
+    derive.add_argument("-o", "--output", type=Path, help="folder to write the two cells to")
+    derive.set_defaults(function="derivations.derive")
+
+    gain = commands.add_parser("gain", help="can a cell's state grow without bound?", description=_GAIN)
+    gain.add_argument("file", type=Path, help="architecture file (YAML or JSON)")
+    gain.add_argument("--space", type=Path, required=True, help="search space file")
+    gain.set_defaults(function="derivations.gain")
     return parser

@@ -20,8 +20,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .architecture import Architecture
-from .cell import edge_shares
+from .architecture import Architecture, edge_shares
 from .space import CellSpace
 
 STATE_OPERATION = "tanh"

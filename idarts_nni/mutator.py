@@ -1,6 +1,7 @@
 """The mutation hooks: how a mutable module becomes a part of the search network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +10,13 @@ from nni.nas.nn.pytorch import MutableModule
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
-from .architecture import Architecture
+from .architecture import Architecture, edge_shares
 from .derive import cell_probabilities, derive_architecture, rank_cell, split_nodes
 from .kernels import unroll_mixed
 from .modules import FixedRecurrentCell, RecurrentCell, architecture_to_sample, edge_choice, sample_to_architecture
 from .operations import ZEROIZE
 from .ranking import Alternative, RankedEdge, kept_sets
+from .space import CellSpace
 
 LOGIT_SCALE = 1e-3
 """Logits start at this times a standard normal draw."""
@@ -61,6 +63,7 @@ class MixedRecurrentCell(RecurrentCell, BaseSuperNetModule):
         # whose scales differ, and 9 x T uneven normalisations in a row let states grow without bound.
         self.norm = nn.BatchNorm1d(cell.hidden_size, affine=False, track_running_stats=False)
         self._softmax = softmax
+        self._set_weights: Tensor | None = None
 
     @classmethod
     def mutate(
@@ -87,6 +90,8 @@ class MixedRecurrentCell(RecurrentCell, BaseSuperNetModule):
 
     def probabilities(self) -> Tensor:
         """Return the weight of every edge, shape ``(P, K)``."""
+        if self._set_weights is not None:
+            return self._set_weights
         return cell_probabilities(self.logits, self.relaxation, self._softmax)
 
     def derive(self) -> Architecture:
@@ -169,3 +174,37 @@ class MixedRecurrentCell(RecurrentCell, BaseSuperNetModule):
             norm=self.norm,
             backend=self.backend,
         )
+
+
+@contextmanager
+def weighed(cells: Sequence[MixedRecurrentCell], weights: Tensor) -> Iterator[None]:
+    """Let cells weigh their edges by ``weights`` ``(P, K)`` in place of their logits, for a while.
+
+    With one edge of weight 1 for each node this is the derived cell inside the search network: its weights, its
+    normalisation by the batch at hand.
+    """
+    for cell in cells:
+        cell._set_weights = weights.to(cell.logits)
+    try:
+        yield
+    finally:
+        for cell in cells:
+            cell._set_weights = None
+
+
+def architecture_weights(architecture: Architecture, space: CellSpace) -> Tensor:
+    """Return the edges' weights ``(P, K)`` that make a mixed cell compute a derived one, fp64.
+
+    Kept edges weigh what ``combine`` gives them (1 each under ``sum``), all others 0.
+
+    Raises
+    ------
+    ValueError
+        If ``combine`` is ``weighted`` and an edge has no weight.
+    """
+    weights = torch.zeros(space.num_pairs, len(space.operations), dtype=torch.float64)
+    shares = edge_shares(architecture, space)
+    for node, (edges, factors) in enumerate(zip(architecture.nodes, shares, strict=True), start=1):
+        for edge, share in zip(edges, factors, strict=True):
+            weights[space.first_pair(node) + edge.source, space.operations.index(edge.operation)] = share
+    return weights

@@ -17,6 +17,7 @@ from .derive import RELAXATIONS
 from .mixed_cell import MixedCell, MixedNode
 from .mutator import MixedRecurrentCell
 from .ranking import Alternative, nni_decisions, ranked_combinations
+from .sampling import EdgeWeights
 from .search_module import IDARTSLightningModule
 
 _logger = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ class IDARTS(DARTS):
     Where DARTS decides between the operations of each pair of nodes apart, I-DARTS lets every (source, operation) edge
     of a node compete with every other (Eq. 4) and keeps the top n of them. Each training step has two phases: an
     architecture step on validation data, with the weights held fixed, and a weight step on training data, with the
-    architecture held fixed (first order). Every epoch ends with a validation pass of the search network.
+    architecture held fixed (first order, unless asked otherwise). Every epoch ends with a validation pass of the search
+    network.
 
     The supported mutation primitives of IDARTS are:
 
@@ -54,6 +56,11 @@ class IDARTS(DARTS):
         Epochs at the start in which only the weights are trained.
     penalty
         As in :class:`nni.nas.strategy.DARTS`.
+    second_order
+        Take the architecture gradient through one virtual weight step (:mod:`idarts_nni.second_order`). The evaluator's
+        optimiser has to be ``torch.optim.SGD``.
+    sampling, temperature_start, temperature_end, smoothing
+        How the edges are weighed in training: see :class:`idarts_nni.sampling.EdgeWeights`.
     **kwargs
         Passed to :class:`nni.nas.strategy.DARTS`, for example ``mutation_hooks``.
 
@@ -86,6 +93,11 @@ class IDARTS(DARTS):
         log_prob_every_n_step: int = 10,
         warmup_epochs: int = 0,
         penalty: Any = None,
+        second_order: bool = False,
+        sampling: str = "softmax",
+        temperature_start: float = 10.0,
+        temperature_end: float = 0.1,
+        smoothing: float = 0.0,
         **kwargs: Any,
     ) -> None:
         if relaxation not in RELAXATIONS:
@@ -101,6 +113,14 @@ class IDARTS(DARTS):
         self.relaxation = relaxation
         self.arc_weight_decay = arc_weight_decay
         self.arc_betas = arc_betas
+        self.second_order = second_order
+        weighing = EdgeWeights(sampling, temperature_start, temperature_end, smoothing)
+        # The ordinary softmax has faster forms; the cells look for its type.
+        self._softmax = nn.Softmax(dim=-1) if sampling == "softmax" and not smoothing else weighing
+
+    def configure_softmax(self) -> nn.Module:
+        """Return what weighs the edges, the same for all modules."""
+        return self._softmax
 
     def default_mutation_hooks(self) -> list[Callable[..., Any]]:
         """Put the hooks of this package before those of DARTS; called once, when the model space is mutated."""
@@ -144,6 +164,7 @@ class IDARTS(DARTS):
             log_prob_every_n_step=self.log_prob_every_n_step,
             warmup_epochs=self.warmup_epochs,
             penalty=self.penalty,
+            second_order=self.second_order,
         )
 
     def train_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:

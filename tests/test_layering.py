@@ -11,11 +11,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "idarts_nni"
 KERNEL_HELPERS = "(helpers of kernels)"
 ORDER = [
     # what is searched
-    "files", "operations", "space", "architecture", "model_architecture", "ranking", "derive", "health",
+    "files", "operations", "space", "architecture", "model_architecture", "ranking", "gain", "derive", "health",
     # how a cell computes
     "normalised", "cell", KERNEL_HELPERS, "kernels",
     # how NNI sees it
-    "choices", "modules", "node", "mutator", "mixed_cell", "search_module", "strategy", "monitor",
+    "choices", "modules", "node", "mutator", "mixed_cell",
+    # how it is searched
+    "phases", "sampling", "second_order", "search_module", "strategy", "hessian", "stopping", "monitor", "selection",
     # how trials are planned and run
     "scales", "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
     # how a run outlasts faults
@@ -24,17 +26,19 @@ ORDER = [
     "report", "results", "graphs", "layout", "sketch", "draw", "animate",
     "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",
     "gather", "groups", "published", "charts", "page_charts", "page",
-    "messages", "launch", "watch", "commands", "reporting", "fetching", "cli",
+    "messages", "launch", "watch", "commands", "reporting", "fetching", "compare",
+    "derivations", "cli",
     "__main__",
 ]  # fmt: skip
 """Modules that are not named here are helpers of ``kernels``."""
 WITHOUT_TORCH = [
-    "files", "operations", "space", "architecture", "model_architecture", "ranking", "health",
+    "files", "operations", "space", "architecture", "model_architecture", "ranking", "gain", "health",
     "scales", "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
     "report", "results", "graphs", "layout", "sketch", "draw", "animate",
     "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",
     "gather", "groups", "published", "charts", "page_charts", "page",
-    "messages", "launch", "watch", "commands", "reporting", "fetching", "cli",
+    "messages", "launch", "watch", "commands", "reporting", "fetching", "compare",
+    "derivations", "cli",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 

@@ -63,10 +63,7 @@ def prepare(job: Job) -> Workload:
     if searching:
         stream = Batches(examples["dev"], settings.batch_size, job.seed, one_length=True)
         workload.validation = {"search": stream, "evaluate": evaluate}
-        workload.strategy = {
-            "arc_learning_rate": settings.arc_learning_rate,
-            "arc_weight_decay": settings.arc_weight_decay,
-        }
+        workload.strategy = settings.strategy_arguments()
     elif "test" in examples:
         workload.test = Batches(examples["test"], settings.evaluation_batch_size)
     return workload
@@ -101,7 +98,8 @@ class TaggerRecipe(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss, in nats a sentence."""
         loss = self.model.loss(batch)
-        self._losses.append(loss.detach())
+        if self.trainer.training:  # not where a search only measures
+            self._losses.append(loss.detach())
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .embeddings import CHARACTER_MODELS
 from .schemes import check_scheme
+from .search_options import SearchOptions
 
 
 def _check(field: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -15,7 +16,7 @@ def _check(field: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(SearchOptions):
     """A recipe; the defaults are those of retraining.
 
     Raises
@@ -79,10 +80,9 @@ class Settings:
     file_scheme: str = "auto"
     """In which the files are tagged; see :func:`~trials.tagging.read_conll`."""
     encoding: str = "utf-8"
-    arc_learning_rate: float = 3e-3
-    arc_weight_decay: float = 1e-3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_scheme(self.scheme)
         _check("characters", self.characters, (*CHARACTER_MODELS, "none"))
         _check("train_on", self.train_on, ("train", "train+dev"))

@@ -26,6 +26,7 @@ from . import miniature
 from .averaging import NonMonotoneAveraging
 from .corpus import SPLITS, Corpus, Segment, Segments, batch_columns, build_corpus, read_corpus
 from .layers import detached, embed, locked_dropout, locked_mask, moved, recurrent_layer
+from .search_options import SearchOptions
 from .task import Job, Workload, resolve_settings
 
 METRIC = "perplexity"
@@ -34,7 +35,7 @@ EMBEDDING_RANGE = 0.04
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(SearchOptions):
     """A recipe; the defaults are those of retraining."""
 
     epochs: int = 3000
@@ -64,8 +65,6 @@ class Settings:
     test_batch_size: int = 1
     train_tokens: int = 0
     """Train on the first so many tokens only; 0 for all."""
-    arc_learning_rate: float = 3e-3
-    arc_weight_decay: float = 1e-3
 
 
 RETRAIN = Settings()
@@ -108,10 +107,7 @@ def prepare(job: Job) -> Workload:
     if searching:
         stream = _segments(corpus.valid, settings.batch_size, settings, "search", job)
         workload.validation = {"search": stream, "evaluate": evaluate}
-        workload.strategy = {
-            "arc_learning_rate": settings.arc_learning_rate,
-            "arc_weight_decay": settings.arc_weight_decay,
-        }
+        workload.strategy = settings.strategy_arguments()
         return workload
     workload.test = _segments(corpus.test, settings.test_batch_size, settings, "test", job)
     if settings.averaging_patience:

@@ -295,6 +295,8 @@ def _record(
         "reductions": list(outcome.reductions),
         "history": outcome.history,
         "trajectory": outcome.trajectory,
+        "stopped": outcome.stopped,
+        "gap": outcome.gap,
         "space": job.space.to_dict() if job.space else None,
         "versions": {package: _version(package) for package in PACKAGES} | {"python": platform.python_version()},
     }

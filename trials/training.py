@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,29 +13,26 @@ from typing import Any
 
 from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.evaluator.pytorch import Trainer as TracedTrainer
-from nni.nas.execution import SequentialExecutionEngine
-from nni.nas.space import RawFormatModelSpace
 from numpy.random import RandomState
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 
 from idarts_nni.architecture import Architecture
 from idarts_nni.checkpoint import AtomicCheckpointIO, ExactResume, first_intact, load_plain
+from idarts_nni.gain import gain_warning
 from idarts_nni.model_architecture import ModelArchitecture
-from idarts_nni.monitor import SearchMonitor
 from idarts_nni.parameters import BASELINES
 from idarts_nni.rollback import FACTOR, REDUCTIONS, Diverged, FiniteTraining
 from idarts_nni.saving import MINUTES, TimedCheckpoint, checkpoint_paths
-from idarts_nni.strategy import IDARTS
 
 from .reporter import EpochReport, EpochReporter
+from .searching import run_search, search_monitor
 from .snapshots import CellSnapshots
 from .task import Job, Workload
 
 _logger = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
-RELAXATIONS = {"idarts": "node", "darts": "edge"}
 
 UNTRAINED = 0.0
 """Validation metric of a drawn architecture: NNI asks for a number, and all draws are to rank the same."""
@@ -73,6 +69,10 @@ class Outcome:
     """What the test pass told beside the test metric, such as the F1 of each type of entity."""
     trajectory: list[dict[str, Any]] = field(default_factory=list)
     """The cell of each epoch of a search; see :class:`idarts_nni.monitor.SearchMonitor`."""
+    stopped: dict[str, Any] | None = None
+    """Why a search stopped before its last epoch, and the epoch whose cell is kept."""
+    gap: dict[str, float] | None = None
+    """What deriving the cell costs; see :func:`trials.searching.measure_gap`."""
     reductions: tuple[int, ...] = ()
     """Epochs (from 1) from which on the step was made smaller, since the loss was not finite in them."""
 
@@ -120,6 +120,9 @@ def run_job(
         If the job is not one for this task.
     """
     _check_job(task, job)
+    if isinstance(job.architecture, Architecture) and job.space is not None:
+        if warning := gain_warning(job.architecture, job.space):
+            _logger.warning("%s", warning)
     precautions = precautions or Precautions()
     start, reductions = first_intact(checkpoint_paths(checkpoints)), ()
     while True:
@@ -158,7 +161,7 @@ def _attempt(
         return _finished(reporter, workload, parameters, UNTRAINED, architecture=_draw(job, workload))
     snapshots = CellSnapshots(**job.derive)
     snapshots.check_epochs(workload.epochs)
-    finite, monitor = FiniteTraining(reductions), SearchMonitor()
+    finite, monitor = FiniteTraining(reductions), search_monitor(job, workload)
     best = _best_epoch(checkpoints, task.OPTIMIZE_MODE)
     saver = TimedCheckpoint(checkpoints, precautions.minutes, precautions.every_steps)
     # Looks for faults come first: a faulty epoch is not reported. The saver comes last: it knows which was best.
@@ -173,15 +176,17 @@ def _attempt(
     )
     with saver.stopping_on_signals():
         if job.stage == "search":
-            architecture = _search(job, workload, evaluator)
+            found = run_search(job, workload, evaluator, monitor, reporter.history)
             outcome = _finished(
                 reporter,
                 workload,
                 parameters,
-                reporter.history[-1]["validation"] if reporter.history else math.nan,
-                architecture=architecture,
+                found.validation,
+                architecture=found.architecture,
                 cells=snapshots.cells,
                 trajectory=monitor.trajectory,
+                stopped=found.stopped,
+                gap=found.gap,
             )
         else:
             evaluator.evaluate(workload.model)
@@ -225,14 +230,6 @@ def _draw(job: Job, workload: Workload) -> ModelArchitecture:
     for mutable in workload.model.simplify().values():
         mutable.random(sample, states)
     return ModelArchitecture(sample)
-
-
-def _search(job: Job, workload: Workload, evaluator: Lightning) -> Architecture | ModelArchitecture | None:
-    strategy = IDARTS(relaxation=RELAXATIONS[job.method], gradient_clip_val=workload.gradient_clip, **workload.strategy)
-    strategy(RawFormatModelSpace(workload.model, evaluator), SequentialExecutionEngine())
-    if job.space is None:
-        return ModelArchitecture(next(strategy.ranked_samples()).sample)
-    return next(iter(strategy.derived_architectures().values()), None)
 
 
 def _test(trainer: Trainer, workload: Workload, best: ModelCheckpoint) -> dict[str, float]:

@@ -1,0 +1,247 @@
+"""Is a search better than drawing cells at random? What the results carry, in numbers and in words.
+
+Each method is compared with random cells of the same task, n, way of joining, epochs and (within 5 per cent) number of
+parameters. Runs of one cell with several seeds are averaged first where the records tell the cell: what varies from
+search to search is the cell, and many retrainings of one cell do not show it.
+
+With fewer than six values on a side a bootstrap is too narrow, for it cannot see a spread that the sample does not
+show. The interval is then Welch's t interval, which takes the values for normally distributed; with six or more it is a
+bootstrap-t interval, which does not. A claim also needs an exact permutation test to agree, and that test knows when
+there are too few values for any claim: 3 against 3 can never reach 5 per cent, 4 against 4 can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from .messages import FAILED
+from .report import to_markdown
+
+LEVEL = 0.95
+LEAST_FOR_BOOTSTRAP = 6
+"""Values on each side from which on the interval is a bootstrap's."""
+RESAMPLES = 4999
+MOST_ARRANGEMENTS = 50_000
+"""Up to so many ways of dealing the values out the permutation test tries all; beyond, it draws as many."""
+PARAMETERS_TOLERANCE = 0.05
+RANDOM = "random"
+LOWER_IS_BETTER = {"perplexity": True, "F1": False, "accuracy": False}
+_GROUP = ("task", "n", "combine", "epochs")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method against random cells; negative where the method's numbers are lower."""
+
+    mean: float
+    low: float
+    high: float
+    """Ends of the 95 per cent interval; infinite where a side has a single value."""
+    p: float
+    """Two-sided, of the exact permutation test."""
+    least_p: float
+    """The smallest that so many values can give."""
+    rule: str
+    """Where the interval comes from."""
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether interval and test both tell the two sides apart."""
+        return (self.low > 0.0 or self.high < 0.0) and self.p <= 1.0 - LEVEL + 1e-12
+
+
+def difference(values: Sequence[float], others: Sequence[float], seed: int = 0) -> Difference:
+    """Compare the means of two independent samples.
+
+    Parameters
+    ----------
+    values, others
+        Finite numbers, one or more on each side.
+    seed
+        Of the resampling.
+    """
+    one, other = np.asarray(values, dtype=float), np.asarray(others, dtype=float)
+    mean = float(one.mean() - other.mean())
+    p, least = _permutation(one, other, seed)
+    if min(len(one), len(other)) < 2:
+        return Difference(mean, -math.inf, math.inf, p, least, "none: a single value has no spread")
+    if min(len(one), len(other)) < LEAST_FOR_BOOTSTRAP:
+        return Difference(mean, *_welch(one, other), p, least, "Welch's t")
+    return Difference(mean, *_bootstrap_t(one, other, seed), p, least, "bootstrap-t")
+
+
+def _welch(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    if one.std() == other.std() == 0.0:
+        return (float(one.mean() - other.mean()),) * 2
+    interval = stats.ttest_ind(one, other, equal_var=False).confidence_interval(LEVEL)
+    return float(interval.low), float(interval.high)
+
+
+def _bootstrap_t(one: np.ndarray, other: np.ndarray, seed: int) -> tuple[float, float]:
+    """Return the studentised bootstrap interval (Efron and Tibshirani, An Introduction to the Bootstrap, 12.5)."""
+    generator = np.random.default_rng(seed)
+    mean, error = one.mean() - other.mean(), _standard_error(one, other)
+    drawn = [generator.choice(side, (RESAMPLES, len(side))) for side in (one, other)]
+    errors = _standard_error(*drawn)
+    usable = errors > 0.0
+    ratios = (drawn[0].mean(-1) - drawn[1].mean(-1) - mean)[usable] / errors[usable]
+    if not len(ratios):
+        return float(mean), float(mean)
+    low, high = np.quantile(ratios, [(1.0 + LEVEL) / 2.0, (1.0 - LEVEL) / 2.0])
+    return float(mean - low * error), float(mean - high * error)
+
+
+def _standard_error(one: np.ndarray, other: np.ndarray) -> Any:
+    return np.sqrt(one.var(-1, ddof=1) / one.shape[-1] + other.var(-1, ddof=1) / other.shape[-1])
+
+
+def _permutation(one: np.ndarray, other: np.ndarray, seed: int) -> tuple[float, float]:
+    """Return the two-sided p of the difference of means, and the least p that samples of these sizes allow."""
+    joined, size = np.concatenate([one, other]), len(one)
+    arrangements = math.comb(len(joined), size)
+    if arrangements <= MOST_ARRANGEMENTS:
+        places = np.array(list(itertools.combinations(range(len(joined)), size)))
+    else:
+        generator = np.random.default_rng(seed)
+        places = generator.permuted(np.tile(np.arange(len(joined)), (MOST_ARRANGEMENTS, 1)), axis=1)[:, :size]
+    sums = joined[places].sum(1)
+    means = sums / size - (joined.sum() - sums) / len(other)
+    # Sums in another order differ in their last digits.
+    extreme = np.abs(means) >= abs(one.mean() - other.mean()) - 1e-9 * max(1.0, np.abs(joined).max())
+    least = min(1.0, (2 if len(one) == len(other) else 1) / arrangements)
+    if arrangements <= MOST_ARRANGEMENTS:
+        return float(extreme.mean()), least
+    return float((extreme.sum() + 1) / (len(places) + 1)), least
+
+
+def compare_methods(table: pd.DataFrame, column: str, lower_is_better: bool) -> tuple[str, list[str]]:
+    """Compare every method with random cells of its space and budget.
+
+    Parameters
+    ----------
+    table
+        Retrained results: the columns of :data:`idarts_nni.report.COLUMNS`, and ``cell`` where it is known.
+    column
+        ``validation`` or ``test``.
+    lower_is_better
+        Of that column.
+
+    Returns
+    -------
+    A Markdown table, and one sentence for each comparison.
+    """
+    data = table.copy()
+    for name in ("validation", "test", "parameters", "epochs"):
+        data[name] = pd.to_numeric(data[name], errors="coerce")
+    lost = int(data[column].isna().sum())
+    data = data[data[column].notna() & np.isfinite(data[column])]
+    rows, sentences = [], []
+    for key, group in data.groupby(list(_GROUP), sort=False, dropna=False):
+        random = group[group["method"] == RANDOM]
+        for method, runs in group.groupby("method", sort=False):
+            values = _units(runs, column)
+            row = [str(method), *map(str, key[1:3]), f"{key[3]:g}", f"{len(values)} ({len(runs)})", _spread(values)]
+            if method == RANDOM:
+                rows.append([*row, "", "", ""])
+                continue
+            reason, found = _against(runs, random, column)
+            if found is None:
+                rows.append([*row, "", "", ""])
+                sentences.append(f"{_named(method, key)}: {reason}")
+                continue
+            interval = f"{found.low:+.2f} to {found.high:+.2f} ({found.rule})"
+            rows.append([*row, f"{found.mean:+.2f}", interval, f"{found.p:.3f}"])
+            sentences.append(f"{_named(method, key)}: {_verdict(found, lower_is_better)}")
+    header = ["method", "n", "combine", "epochs", "cells (runs)", column, "minus random", "95 % interval", "p"]
+    if lost:
+        sentences.append(f"{lost} run(s) ended without a number and count nowhere above, which flatters their method.")
+    return to_markdown(header, rows), sentences
+
+
+def _against(runs: pd.DataFrame, random: pd.DataFrame, column: str) -> tuple[str, Difference | None]:
+    if random.empty:
+        return "there are no random cells of the same task, n, way of joining and epochs to compare with.", None
+    mine, theirs = float(runs["parameters"].mean()), float(random["parameters"].mean())
+    if abs(mine - theirs) > PARAMETERS_TOLERANCE * theirs:
+        return f"its {mine:,.0f} parameters are not the budget of the random cells, {theirs:,.0f}.", None
+    return "", difference(_units(runs, column), _units(random, column))
+
+
+def _units(runs: pd.DataFrame, column: str) -> list[float]:
+    """Return one value for each cell (its mean over seeds), or one for each run where the cells are not known."""
+    if "cell" in runs and runs["cell"].notna().all() and (runs["cell"] != "").all():
+        return [float(value) for value in runs.groupby("cell", sort=False)[column].mean()]
+    return [float(value) for value in runs[column]]
+
+
+def _verdict(found: Difference, lower_is_better: bool) -> str:
+    if found.is_carried:
+        better = (found.mean < 0.0) == lower_is_better
+        return (
+            f"{'better' if better else 'worse'} than random cells by {abs(found.mean):.2f}, "
+            f"and the data carry that claim (95 % interval {found.low:+.2f} to {found.high:+.2f}, p = {found.p:.3f})."
+        )
+    if found.least_p > 1.0 - LEVEL + 1e-12:
+        return (
+            f"the data cannot carry any claim: with so few cells even the clearest order of results has "
+            f"p = {found.least_p:.2f}. Of equal numbers, 4 cells on each side are the least."
+        )
+    return (
+        f"the data do not carry a claim: the difference may be anything from {found.low:+.2f} to {found.high:+.2f} "
+        f"(p = {found.p:.3f})."
+    )
+
+
+def _named(method: object, key: tuple[Any, ...]) -> str:
+    return f"{method} ({key[0]}, n={key[1]}, {key[2]}, {key[3]:g} epochs)"
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{np.mean(values):.2f}"
+    return f"{mean} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else mean
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Run ``idarts compare``."""
+    records, table = _read(options.source)
+    lower = _direction(options.better, records)
+    if RANDOM not in set(table["method"]):
+        raise ValueError(f"{options.source}: no random cell was retrained; add random to the plan's methods.")
+    text, sentences = compare_methods(table, options.column, lower)
+    print(text)
+    if "cell" not in table:
+        print("A results file does not tell which runs share a cell: each run counts as one.\n")
+    print("\n".join(sentences))
+    return FAILED if table["validation"].isin(["", None]).any() else 0
+
+
+def _read(source: str) -> tuple[Sequence[Mapping[str, Any]], pd.DataFrame]:
+    if source.endswith(".csv"):
+        from .results import read_results
+
+        return [], read_results(source)
+    from .gather import all_records, gather
+
+    records = [record for record in all_records(gather([source])) if record["stage"] == "retrain"]
+    if not records:
+        raise ValueError(f"{source}: there is no record of a retraining in it.")
+    columns = ("task", "method", "n", "combine", "seed", "validation", "test", "parameters", "epochs", "cell")
+    return records, pd.DataFrame([{name: record.get(name) for name in columns} for record in records], dtype=object)
+
+
+def _direction(better: str | None, records: Sequence[Mapping[str, Any]]) -> bool:
+    if better is not None:
+        return better == "lower"
+    metrics = {str(record["metric"]) for record in records if record.get("metric")}
+    if len(metrics) == 1 and (name := metrics.pop()) in LOWER_IS_BETTER:
+        return LOWER_IS_BETTER[name]
+    raise ValueError("whether a low number is good is not known here: add --better lower (perplexity) or higher (F1).")
