@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup run test check fuzz bench clean
+.PHONY: setup run test check fuzz bench docs clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,9 @@ fuzz: setup
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks
+
+docs: setup
+	$(BIN)/python -W error::UserWarning:pdoc -m pdoc --docformat numpy --math --output-directory build/docs idarts_nni trials
 
 clean:
 	rm -rf $(VENV) build *.egg-info

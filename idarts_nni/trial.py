@@ -37,6 +37,7 @@ __all__ = [
     "report_final",
     "report_record",
     "task_directory",
+    "tensorboard_directory",
 ]
 
 _logger = logging.getLogger(__name__)
@@ -158,6 +159,20 @@ def output_directory() -> Path:
     folder = Path(os.environ.get("NNI_OUTPUT_DIR") or "outputs").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def tensorboard_directory() -> Path:
+    """Return the folder in which NNI's TensorBoard button looks for this trial's curves.
+
+    That is not below the trial's own folder: ``<experiment>/trials/<trial>/output/tensorboard``. Outside an experiment
+    it is ``tensorboard`` in the output folder.
+    """
+    output = output_directory()
+    experiment = os.environ.get("NNI_EXP_ID")
+    for parent in output.parents:
+        if experiment and parent.name == experiment:
+            return parent / "trials" / os.environ["NNI_TRIAL_JOB_ID"] / "output" / "tensorboard"
+    return output / "tensorboard"
 
 
 def task_directory(key: str, *, patience: float = 60.0) -> Path:

@@ -95,6 +95,7 @@ def _run(options: argparse.Namespace) -> int:
         # Only now: torch decides at its import which devices there are.
         from idarts_nni.matmul import allow_fast_matmul
 
+        from .curves import with_curves
         from .training import Precautions, load_task, run_job
 
         allow_fast_matmul(lease.device)
@@ -105,7 +106,8 @@ def _run(options: argparse.Namespace) -> int:
         checkpoints = task_directory(parameters.key)
         _claim(checkpoints, parameters, options)
         precautions = Precautions(options.checkpoint_minutes, reductions=options.step_reductions)
-        outcome = run_job(task, job, checkpoints, _report_epoch, precautions)
+        report = with_curves(_report_epoch, options.tensorboard)
+        outcome = run_job(task, job, checkpoints, report, precautions)
         device = _device_name(lease.device)
     if not math.isfinite(outcome.validation):
         raise FloatingPointError(f"{parameters.key} ended with the validation metric {outcome.validation}.")
@@ -138,6 +140,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--step-reductions", type=int, default=3, metavar="N", help="halvings of the step after a NaN (default: 3)"
+    )
+    parser.add_argument(
+        "--tensorboard",
+        action=argparse.BooleanOptionalAction,
+        help="write curves for TensorBoard (default: under NNI, where tensorboard is installed)",
     )
     by_hand = parser.add_argument_group("without NNI")
     by_hand.add_argument("--stage", choices=STAGES, help="what to do")
