@@ -24,7 +24,7 @@ import pandas as pd
 from scipy import stats
 
 from .messages import FAILED
-from .report import to_markdown
+from .report import COLUMNS, to_markdown
 
 LEVEL = 0.95
 LEAST_FOR_BOOTSTRAP = 6
@@ -35,7 +35,7 @@ MOST_ARRANGEMENTS = 50_000
 PARAMETERS_TOLERANCE = 0.05
 RANDOM = "random"
 LOWER_IS_BETTER = {"perplexity": True, "F1": False, "accuracy": False}
-_GROUP = ("task", "n", "combine", "epochs")
+_GROUP = ("task", "n", "combine", "epochs", "scale")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def compare_methods(table: pd.DataFrame, column: str, lower_is_better: bool) -> 
     -------
     A Markdown table, and one sentence for each comparison.
     """
-    data = table.copy()
+    data = _final_cells(table)
     for name in ("validation", "test", "parameters", "epochs"):
         data[name] = pd.to_numeric(data[name], errors="coerce")
     lost = int(data[column].isna().sum())
@@ -177,10 +177,20 @@ def _against(runs: pd.DataFrame, random: pd.DataFrame, column: str) -> tuple[str
 
 
 def _units(runs: pd.DataFrame, column: str) -> list[float]:
-    """Return one value for each cell (its mean over seeds), or one for each run where the cells are not known."""
-    if "cell" in runs and runs["cell"].notna().all() and (runs["cell"] != "").all():
-        return [float(value) for value in runs.groupby("cell", sort=False)[column].mean()]
+    """Return one value for each cell (its mean over seeds), else for each search, else (neither known) for each run."""
+    for name in ("cell", "search_seed"):
+        if name in runs and runs[name].notna().all() and (runs[name] != "").all():
+            return [float(value) for value in runs.groupby(name, sort=False)[column].mean()]
     return [float(value) for value in runs[column]]
+
+
+def _final_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out cells of earlier search epochs: each would count beside the final cell of the same search."""
+    data = table.copy()
+    if "scale" not in data:
+        data["scale"] = ""
+    data["scale"] = data["scale"].fillna("")
+    return data[data["search_epoch"].isin(["", None]) | data["search_epoch"].isna()] if "search_epoch" in data else data
 
 
 def _verdict(found: Difference, lower_is_better: bool) -> str:
@@ -219,7 +229,8 @@ def compare(options: argparse.Namespace) -> int:
     text, sentences = compare_methods(table, options.column, lower)
     print(text)
     if "cell" not in table:
-        print("A results file does not tell which runs share a cell: each run counts as one.\n")
+        print("A results file tells the search of a run, not its cell: runs of one search count once, as their mean;")
+        print("where the search is not told either, each run counts.\n")
     print("\n".join(sentences))
     return FAILED if table["validation"].isin(["", None]).any() else 0
 
@@ -234,7 +245,7 @@ def _read(source: str) -> tuple[Sequence[Mapping[str, Any]], pd.DataFrame]:
     records = [record for record in all_records(gather([source])) if record["stage"] == "retrain"]
     if not records:
         raise ValueError(f"{source}: there is no record of a retraining in it.")
-    columns = ("task", "method", "n", "combine", "seed", "validation", "test", "parameters", "epochs", "cell")
+    columns = [*COLUMNS, "cell"]
     return records, pd.DataFrame([{name: record.get(name) for name in columns} for record in records], dtype=object)
 
 

@@ -106,6 +106,20 @@ def test_runs_of_one_cell_count_once():
     assert "4 (8)" in text and "2.00 ± 0.00" in text
 
 
+def test_cells_of_earlier_search_epochs_and_other_scales_are_kept_apart():
+    text, _ = compared(
+        rows("idarts", [1.0, 2.0]), rows("idarts", [8.0, 9.0], search_epoch="3"), rows("random", [5.0, 6.0]),
+        rows("random", [7.0, 8.0], scale="tiny"),
+    )  # fmt: skip
+    assert "1.50 ± 0.71" in text and "8.50" not in text and text.count("| random") == 2
+
+
+def test_runs_of_one_search_count_once_where_the_cell_is_not_told():
+    searched = [row for seed in "123" for row in rows("idarts", [1.0, 3.0], search_seed=seed)]
+    text, _ = compared(searched, rows("random", [5.0, 7.0]))
+    assert "3 (6)" in text and "2 (2)" in text
+
+
 def test_runs_that_failed_are_spoken_of():
     _, sentences = compared(rows("idarts", [1, 2, "", math.inf]), rows("random", [3, 4]))
     assert "2 run(s) ended without a number" in sentences[-1] or "1 run(s)" in sentences[-1]
