@@ -55,10 +55,9 @@ def test_a_profile_runs_from_search_to_retraining(tmp_path, monkeypatch, capsys,
 
 
 def record(folder, probabilities, method="idarts"):
-    columns = (
-        "experiment task method n combine seed validation test parameters epochs seconds device precision commit date"
-    )
-    data = {**dict.fromkeys(columns.split()), "key": "k", "stage": "search", "method": method, "seed": 3}
+    words = dict.fromkeys(("experiment", "task", "n", "combine", "device", "precision", "commit", "date", "key"), "-")
+    numbers = dict.fromkeys(("validation", "parameters", "epochs", "seconds"), 1)
+    data = {**words, **numbers, "test": None, "stage": "search", "method": method, "seed": 3}
     data["space"] = {"num_nodes": 2, "operations": ["zeroize", "tanh", "identity"]}
     cell = {"nodes": [[{"source": 0, "operation": "tanh"}], [{"source": 0, "operation": "tanh"}]]}
     data["trajectory"] = [{"epoch": 1, "architecture": cell, "probabilities": probabilities}]
