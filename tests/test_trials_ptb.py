@@ -36,6 +36,18 @@ def run(tmp_path, name="run", report=lambda metrics: None, **kwargs):
 # -- corpus
 
 
+def test_a_single_text_is_cut_by_lines_in_their_order(tmp_path):
+    (tmp_path / "notes.md").write_text("not a text of the corpus")
+    text = tmp_path / "novel.txt"
+    text.write_text("".join(f"w{line} end\n" for line in range(20)))
+    corpus = read_corpus(str(tmp_path))
+    assert [len(split) for split in (corpus.train, corpus.valid, corpus.test)] == [48, 6, 6]  # <eos> included
+    assert corpus.words[corpus.train[0]] == "w0" and corpus.words[corpus.test[0]] == "<unk>"
+    text.write_text("one line\n")
+    with pytest.raises(ValueError, match="1 lines; a single text needs 10 or more"):
+        read_corpus(str(tmp_path))
+
+
 def write_corpus(folder, names="ptb.{}.txt", train="a b c\nb a\n", valid="a d\n", test="b\n"):
     for split, text in (("train", train), ("valid", valid), ("test", test)):
         (folder / names.format(split)).write_text(text)

@@ -1,7 +1,8 @@
 """Text for a language model: reading, vocabulary, and pieces in the order that truncated back-propagation needs.
 
 A corpus is three text files, one sentence a line, words separated by blanks: ``ptb.train.txt``, ``ptb.valid.txt``,
-``ptb.test.txt`` (the published names), or ``train.txt``, ``valid.txt``, ``test.txt``. Every line ends in ``<eos>``.
+``ptb.test.txt`` (the published names), or ``train.txt``, ``valid.txt``, ``test.txt``. Every line ends in ``<eos>``. A
+folder with a single text file will do for a first look: its lines are cut 80 : 10 : 10.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Corpus:
 
 
 def read_corpus(folder: str) -> Corpus:
-    """Read a corpus from a folder.
+    """Read a corpus from a folder: a file for each split, or a single text that is cut into the three.
 
     The vocabulary is that of the training text; a word that stands only elsewhere counts as ``<unk>``.
 
@@ -51,6 +52,9 @@ def read_corpus(folder: str) -> Corpus:
     ValueError
         If a file is empty or is not UTF-8 text.
     """
+    single = _single_text(folder)
+    if single is not None:
+        return build_corpus(_cut(single))
     texts = {split: _read_lines(_find_split(folder, split)) for split in SPLITS}
     return build_corpus(texts)
 
@@ -193,6 +197,22 @@ def _find_split(folder: str, split: str) -> Path:
             return path / name
     found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
     raise FileNotFoundError(f"{path}: expected {' or '.join(names)}; found {found}. {WHERE_TO_GET_IT}")
+
+
+def _single_text(folder: str) -> Path | None:
+    """Return the only text file of a folder, if it has another name than those of a split."""
+    texts = sorted(Path(folder).glob("*.txt")) if folder else []
+    names = {name for split in SPLITS for name in (f"ptb.{split}.txt", f"{split}.txt")}
+    return texts[0] if len(texts) == 1 and texts[0].name not in names else None
+
+
+def _cut(path: Path) -> dict[str, list[list[str]]]:
+    """Cut a text by lines, in their order: 80 % to train, 10 % each to validate and to test."""
+    lines = _read_lines(path)
+    if len(lines) < 10:
+        raise ValueError(f"{path}: {len(lines)} lines; a single text needs 10 or more, one sentence a line, to be cut.")
+    first, second = len(lines) * 8 // 10, len(lines) * 9 // 10
+    return {"train": lines[:first], "valid": lines[first:second], "test": lines[second:]}
 
 
 def _read_lines(path: Path) -> list[list[str]]:
