@@ -32,7 +32,7 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks
 
 docs: setup
-	$(BIN)/python -W error::UserWarning:pdoc -m pdoc --docformat numpy --math --output-directory build/docs idarts_nni trials
+	PYTHONPATH="$(CURDIR)" $(BIN)/python docs/build.py build/docs
 
 clean:
 	rm -rf $(VENV) build *.egg-info
