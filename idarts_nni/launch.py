@@ -14,11 +14,13 @@ from types import FrameType
 from typing import NoReturn
 
 from . import experiment as nni
+from .gather import gather
 from .messages import FAILED, say
 from .outcome import collect_records, describe_failures, write_outputs
 from .preflight import CheckedExperiment, check_experiment
 from .progress import Progress
 from .remote import RemoteError, tunnels
+from .reporting import write_page
 from .returned import ask_for_logs, bring_back
 from .scales import write_scaled
 
@@ -82,6 +84,8 @@ def run(options: argparse.Namespace) -> int:
     print(f"\n{outputs.tables}\nTables:   " + "\n          ".join(map(str, outputs.files)))
     if outputs.pictures:
         print("Pictures: " + "\n          ".join(map(str, outputs.pictures)))
+    if records:
+        print(f"Page:     {write_page(started.folder / 'idarts', gather([str(started.folder)]))}")
     if interrupt is not None:
         # Trials run the first python of PATH, which has to be this one.
         say(f'Stopped by {interrupt}. To go on: PATH="{Path(sys.executable).parent}:$PATH" nnictl resume {started.id}')

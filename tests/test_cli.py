@@ -93,7 +93,7 @@ def test_run_searches_and_retrains_to_a_table_and_pictures_and_leaves_nothing_ru
     assert re.search(r"\| idarts \|\s+1 \|\s+1 \| [0-9a-f]{8} \|\s+101\.00 \|\s+100\.00 \|", results)
     assert re.search(r"\| lstm   \|", results)
     paths = [Path(path) for path in re.findall(r"/\S+", output.partition("Tables:")[2])]
-    assert sorted(path.suffix for path in paths) == [".csv", ".md", ".png", ".svg"]
+    assert sorted(path.suffix for path in paths) == [".csv", ".html", ".md", ".png", ".svg"]
     assert all(path.stat().st_size > 100 for path in paths)
     assert run.left_over() == []
     # The ended experiment is found again by its folder, and says the same.

@@ -26,7 +26,7 @@ ORDER = [
     "report", "results", "graphs", "layout", "sketch", "draw", "animate",
     "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",
     "gather", "groups", "published", "charts", "page_charts", "page",
-    "messages", "launch", "watch", "commands", "reporting", "fetching", "compare",
+    "messages", "reporting", "launch", "watch", "commands", "fetching", "compare",
     "derivations", "cli",
     "__main__",
 ]  # fmt: skip
@@ -37,7 +37,7 @@ WITHOUT_TORCH = [
     "report", "results", "graphs", "layout", "sketch", "draw", "animate",
     "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",
     "gather", "groups", "published", "charts", "page_charts", "page",
-    "messages", "launch", "watch", "commands", "reporting", "fetching", "compare",
+    "messages", "reporting", "launch", "watch", "commands", "fetching", "compare",
     "derivations", "cli",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
