@@ -74,7 +74,7 @@ def test_a_planted_nan_is_survived_and_interruptions_do_not_change_how(tmp_path,
     assert_equal(end_of(tmp_path / "parts"), end_of(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("stage", ["search", "retrain"])
+@pytest.mark.parametrize("stage", ["search", pytest.param("retrain", marks=pytest.mark.slow)])
 def test_a_reduction_is_half_the_learning_rate_of_every_optimiser(tmp_path, stage):
     job = job_of("ptb", stage, "idarts")
     settings = ptb.SEARCH if stage == "search" else ptb.RETRAIN
