@@ -23,8 +23,15 @@ def main(folder: Path) -> int:
     for package in (idarts_nni, trials):
         package.__doc__ = f"{package.__doc__}\n\n{introduction}"
     pdoc.render.configure(docformat="numpy", math=False, footer_text="I-DARTS for Microsoft NNI")
+    # Named one by one: where a package has __all__, pdoc leaves out the modules that are not in it.
+    modules = [
+        "idarts_nni",
+        *(f"idarts_nni.{file.stem}" for file in sorted(Path(idarts_nni.__path__[0]).glob("[a-z]*.py"))),
+    ]
+    modules.append("trials")
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # nnictl imports it
     with warnings.catch_warnings(record=True) as caught:
-        pdoc.pdoc("idarts_nni", "trials", output_directory=folder)
+        pdoc.pdoc(*modules, output_directory=folder)
     found = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
     print("\n".join(found), file=sys.stderr, end="\n" if found else "")
     return 1 if found else 0

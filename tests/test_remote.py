@@ -141,9 +141,13 @@ def test_a_tunnel_carries_a_port_there_until_it_is_closed_and_heals(machine):
 def test_experiment_on_another_machine_comes_back_whole(machine, tmp_path):
     path = experiment_file(tmp_path, machine)
     port = free_port()
-    done = subprocess.run([*IDARTS, "run", str(path), "--port", str(port)], capture_output=True, text=True, timeout=900)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
+    command = [*IDARTS, "run", str(path), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with ExitStack() as stack:
+        stack.callback(_end, process)
+        printed, progress = process.communicate(timeout=900)
+    said = printed + progress
+    assert process.returncode == 0, said
     folder = Path(re.search(r"^Folder: (.*)$", said, re.M)[1])
     # The trials ran there, in a HOME of its own.
     theirs = machine.home / "nni-experiments" / folder.name
@@ -167,7 +171,7 @@ def test_experiment_on_another_machine_comes_back_whole(machine, tmp_path):
         file.unlink()
     again = subprocess.run([*IDARTS, "report", str(folder)], capture_output=True, text=True, timeout=100)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.partition("Tables:")[0].strip() == done.stdout.partition("Tables:")[0].strip()
+    assert again.stdout.partition("Tables:")[0].strip() == printed.partition("Tables:")[0].strip()
     fetched = subprocess.run([*IDARTS, "fetch", str(folder), "--all"], capture_output=True, text=True, timeout=100)
     assert fetched.returncode == 0 and list(folder.glob("tasks/search-*/last.ckpt")), fetched.stderr
     assert not [line for line in _listeners() if line.endswith(f":{port}")]
@@ -185,7 +189,7 @@ def test_manager_of_a_remote_experiment_is_closed_to_the_network_and_trials_go_o
     command = [*IDARTS, "run", str(path), "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     with ExitStack() as stack:
-        stack.callback(process.kill)
+        stack.callback(_end, process)
         checkpoint = _wait(lambda: next(machine.home.glob("nni-experiments/*/tasks/retrain-*/last.ckpt"), None))
         assert [line for line in _listeners() if line.endswith(f":{port}")] == [f"127.0.0.1:{port}"]
         process.send_signal(signal.SIGINT)
@@ -211,6 +215,16 @@ def test_manager_of_a_remote_experiment_is_closed_to_the_network_and_trials_go_o
     history = _epochs(folder)
     # Gone on from the checkpoint: no epoch was trained twice under another number, none is missing.
     assert sorted(set(history)) == list(range(max(history) + 1))
+
+
+def _end(process):
+    """Let idarts run stop its experiment, whatever has happened to the test."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(150)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def _listeners():
