@@ -23,6 +23,8 @@ from .plan import Job
 
 SETTLING_SECONDS = 5.0
 """How long after its end a trial may still gain a metric, or turn out to have been cancelled by the user."""
+REFUSAL = "refused.txt"
+"""In the folder of a trial whose input cannot be used: the reason."""
 _LIVE = ("UNKNOWN", "WAITING", "RUNNING", "ADD_RESUMED")
 # Over loopback; a proxy from the environment must not see it.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
@@ -124,8 +126,18 @@ class Manager:
                 job = read_job(record, key, is_recovered(parameters), record.get("trialJobId") in cancelled)
                 if job.metric is not None and parameters.get("stage") == "search":
                     job = replace(job, metric={**job.metric, **self._cells_of(record["trialJobId"])})
+                if job.state == "ended" and (refusal := self._refusal(record["trialJobId"])):
+                    job = replace(job, state="refused", reason=refusal)
                 view.setdefault(key, []).append(job)
         return view, len(records)
+
+    def _refusal(self, trial: str) -> str:
+        """Return why a trial could not use its input, as it wrote down itself; empty where it did not."""
+        if self.folder is None:
+            return ""
+        for path in self.folder.glob(f"environments/*/trials/{trial}/**/{REFUSAL}"):
+            return path.read_text(encoding="utf-8", errors="replace")[:2000].strip()
+        return ""
 
     def _cells_of(self, trial: str) -> dict[str, str]:
         """Return the cells that a search trial reported with its last epoch, as JSON text by :data:`CELL_KEYS`."""

@@ -26,7 +26,8 @@ class Job:
 
     key: str
     state: str
-    """``live``, ``succeeded`` (with a metric), ``ended`` (without), ``cancelled`` (by the user), or ``lost``."""
+    """``live``, ``succeeded`` (with a metric), ``ended`` (without), ``refused`` (its input, which another attempt would
+    meet again), ``cancelled`` (by the user), or ``lost``."""
     metric: Mapping[str, Any] | None = None
     reason: str = ""
 
@@ -66,6 +67,9 @@ def judge(jobs: Sequence[Job], sent: int, max_attempts: int) -> Outcome:
         return Outcome("busy", attempts=len(jobs))
     if any(job.state == "cancelled" for job in jobs):
         return Outcome("failed", reason="cancelled by the user", attempts=len(jobs))
+    refusal = next((job.reason for job in jobs if job.state == "refused"), None)
+    if refusal is not None:
+        return Outcome("failed", reason=f"not tried again: {refusal}", attempts=len(jobs))
     tried = [job for job in jobs if job.state != "lost"]
     if len(tried) >= max_attempts:
         return Outcome("failed", reason=f"{len(tried)} attempt(s), the last: {tried[-1].reason}", attempts=len(jobs))

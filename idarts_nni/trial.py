@@ -22,8 +22,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .devices import DeviceLease, device_lease
-from .files import MAX_DEPTH
-from .manager import read_answer, request
+from .files import MAX_DEPTH, write_atomically
+from .manager import REFUSAL, read_answer, request
 from .parameters import CELL_KEYS, TrialParameters
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "device_lease",
     "is_in_experiment",
     "leave_by_signal",
+    "note_refusal",
     "output_directory",
     "receive_parameters",
     "report_epoch",
@@ -173,6 +174,12 @@ def tensorboard_directory() -> Path:
         if experiment and parent.name == experiment:
             return parent / "trials" / os.environ["NNI_TRIAL_JOB_ID"] / "output" / "tensorboard"
     return output / "tensorboard"
+
+
+def note_refusal(reason: str) -> None:
+    """Write down that this trial's input cannot be used, so that the tuner does not run the same once more."""
+    if is_in_experiment():
+        write_atomically(output_directory() / REFUSAL, reason)
 
 
 def task_directory(key: str, *, patience: float = 60.0) -> Path:

@@ -40,7 +40,7 @@ def plan_for(**arguments: Any) -> Plan:
 
 # How one task stands.
 
-JOB_STATES = ["live", "succeeded", "ended", "cancelled", "lost"]
+JOB_STATES = ["live", "succeeded", "ended", "refused", "cancelled", "lost"]
 
 
 def job(state: str) -> Job:
@@ -48,7 +48,7 @@ def job(state: str) -> Job:
 
 
 @pytest.mark.parametrize("states", [s for n in range(4) for s in itertools.product(JOB_STATES, repeat=n)], ids="-".join)
-def test_a_task_is_sent_again_only_if_nothing_of_it_lives_succeeded_or_was_cancelled(states):
+def test_a_task_is_sent_again_only_if_nothing_of_it_lives_succeeded_or_ended_for_good(states):
     outcome = judge([job(state) for state in states], sent=len(states), max_attempts=2)
     tried = sum(state != "lost" for state in states)
     if "succeeded" in states:
@@ -57,6 +57,8 @@ def test_a_task_is_sent_again_only_if_nothing_of_it_lives_succeeded_or_was_cance
         assert outcome.state == "busy"
     elif "cancelled" in states:
         assert outcome.state == "failed" and "cancelled by the user" in outcome.reason
+    elif "refused" in states:
+        assert outcome.state == "failed" and "not tried again: refused" in outcome.reason
     elif tried >= 2:
         assert outcome.state == "failed" and "2 attempt(s)" in outcome.reason or tried > 2
     else:

@@ -228,6 +228,17 @@ def test_an_experiment_in_which_every_search_fails_ends_in_error_with_the_reason
 
 
 @pytest.mark.slow
+def test_a_trial_whose_input_cannot_be_used_is_not_tried_again(tmp_path):
+    arguments = {"methods": ["lstm"], "data": "embedded", "retrain": {"epochs": 1, "hiden_size": 8}}
+    command = "python -m trials.run ptb --threads 1"
+    with live_experiment(tmp_path, arguments, trial_command=command) as experiment:
+        assert experiment.wait("DONE", "ERROR", seconds=300) == "ERROR"
+        task = experiment.plan()["tasks"]["retrain-lstm-r1"]
+        assert (task["state"], task["attempts"]) == ("failed", 1)
+        assert "not tried again: Unknown setting 'hiden_size'" in task["reason"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

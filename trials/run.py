@@ -36,6 +36,7 @@ from idarts_nni.trial import (
     device_lease,
     is_in_experiment,
     leave_by_signal,
+    note_refusal,
     output_directory,
     receive_parameters,
     report_epoch,
@@ -63,6 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(options)
     except (ValueError, FileNotFoundError, FloatingPointError, NoDeviceError) as error:
+        # A missing file or GPU may be back at the next attempt; anything else is as wrong then.
+        if isinstance(error, (ValueError, FloatingPointError)):
+            note_refusal(str(error))
         return _failed(str(error), EXIT_BAD_INPUT)
     except (MemoryError, RuntimeError, OSError, ImportError) as error:
         reason = explain(error)
