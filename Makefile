@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup run test check fuzz bench docs clean
+.PHONY: setup run test check faults fuzz bench docs clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,9 @@ check: setup
 fuzz: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,fuzz]"
 	$(BIN)/python -m tests.fuzz
+
+faults: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.faults
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks

@@ -237,8 +237,11 @@ def free_port() -> int:
 
 
 def _nnictl(arguments: list[str], environment: Mapping[str, str], cwd: Path) -> str:
-    command = [str(Path(sys.executable).parent / "nnictl"), *arguments]
-    done = subprocess.run(command, env=dict(environment), cwd=cwd, capture_output=True, text=True, timeout=120)
+    # With more patience where something is started: on a busy machine the manager needs more than nnictl's 3 seconds.
+    patient = [sys.executable, "-m", "idarts_nni.patient_nnictl"]
+    bare = [str(Path(sys.executable).parent / "nnictl")]
+    command = [*(patient if arguments[0] in ("create", "resume") else bare), *arguments]
+    done = subprocess.run(command, env=dict(environment), cwd=cwd, capture_output=True, text=True, timeout=300)
     return done.stdout + done.stderr
 
 
