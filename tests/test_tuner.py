@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -150,6 +151,54 @@ def test_a_plan_on_disk_is_taken_over_and_a_damaged_one_is_noticed(monkeypatch, 
         caplog.clear()
         path.write_text(content)
         assert tuner._load() is None and "is damaged" in caplog.text
+
+
+class Dispatcher:
+    """Stands for NNI's dispatcher, which owns the callback that a tuner sends trials by."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+
+    def send(self, number: int, parameters: object) -> None:
+        raise AssertionError("nothing is to be sent")
+
+    def report_error(self, reason: str) -> None:
+        self.errors.append(reason)
+
+
+ENTRIES = {
+    "offer": lambda tuner, send: tuner.generate_multiple_parameters([1], st_callback=send),
+    "result": lambda tuner, send: tuner.receive_trial_result(0, "", {"default": 1.0}),
+    "end": lambda tuner, send: tuner.trial_end(0, False),
+    "resume": lambda tuner, send: tuner.import_data([]),
+    "poll": lambda tuner, send: time.sleep(1.0),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_an_exception_at_any_entry_becomes_the_error_of_the_experiment(monkeypatch, entry):
+    tuner, dispatcher = SearchThenRetrain(data="embedded", poll=0.2), Dispatcher()
+    tuner.update_search_space(TINY_SPACE)
+    is_broken = False
+
+    def ready():
+        if is_broken:
+            raise ZeroDivisionError("planted")
+        return []
+
+    monkeypatch.setattr(tuner, "_ready", ready)
+    tuner.generate_multiple_parameters([0], st_callback=dispatcher.send)
+    is_broken = True
+    ENTRIES[entry](tuner, dispatcher.send)
+    assert len(dispatcher.errors) == 1 and "ZeroDivisionError: planted" in dispatcher.errors[0]
+
+
+@pytest.mark.parametrize("space", [{}, 7, {"num_nodes": {}}, {1: object()}])
+def test_a_search_space_that_cannot_be_read_becomes_the_error_of_the_experiment(space):
+    tuner, dispatcher = SearchThenRetrain(data="embedded"), Dispatcher()
+    tuner.update_search_space(space)
+    assert tuner.generate_multiple_parameters([0], st_callback=dispatcher.send) == []
+    assert len(dispatcher.errors) == 1 and dispatcher.errors[0].startswith("searchSpaceFile: ")
 
 
 # With NNI's manager.
