@@ -216,6 +216,11 @@ class ExactResume(Callback):
         """Turn to the next pass."""
         self._places, self._batches = self._where(), 0
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Undo what Lightning fetched for a run that had ended before: whoever reads on meets the next pass."""
+        if self._pending is not None:
+            self._rewind()
+
     def _restore(self) -> None:
         if self._pending is not None:
             restore_random_states(self._pending["random"])

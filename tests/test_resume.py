@@ -1,5 +1,6 @@
 """A run that was stopped, at any step, in any way, and run again ends with the numbers of one that was left alone."""
 
+import dataclasses
 import random
 import signal
 from types import SimpleNamespace
@@ -159,6 +160,14 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_taken(tmp_path, c
     assert "damaged checkpoint is passed over" in caplog.text and why in caplog.text
     assert_same_result(run("ptb", job, folder), whole)
     assert_equal(end_of(folder), end_of(tmp_path / "whole"))
+
+
+def test_a_search_that_is_run_again_after_its_end_finds_and_measures_the_same(tmp_path):
+    job = job_of("ptb", "search", "idarts")
+    job = dataclasses.replace(job, overrides={**job.overrides, "gap_epochs": 1})
+    first, again = (run("ptb", job, tmp_path) for _ in range(2))
+    assert first.gap == again.gap is not None
+    assert_same_result(first, again)
 
 
 @pytest.mark.slow

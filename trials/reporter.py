@@ -40,7 +40,8 @@ class EpochReporter(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the history of an interrupted run, and report it again for NNI's curve."""
-        self.history = [dict(epoch) for epoch in state_dict["history"]]
+        # In place: others hold this list from before the checkpoint was read.
+        self.history[:] = [dict(epoch) for epoch in state_dict["history"]]
         self._seconds_before = float(state_dict["seconds"])
         for epoch in self.history:
             self._report(epoch)
