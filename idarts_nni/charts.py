@@ -30,6 +30,12 @@ _METHODS: dict[str, tuple[str, Dashes, str]] = {
     "cnn": ("#555555", (0.0, (6.0, 1.6, 1.2, 1.6)), "D"),
 }
 _OTHERS = ("#6a3d9a", "#8c510a", "#b2182b")
+_VARIANTS: tuple[tuple[str, Dashes, str], ...] = (
+    ("#cc79a7", (0.0, (5.0, 2.0)), "s"),
+    ("#8c510a", (0.0, (1.2, 1.4)), "^"),
+    ("#6a3d9a", (0.0, (6.0, 1.6, 1.2, 1.6)), "D"),
+)
+"""Further kinds of one method."""
 _MARKED = 30
 """With more points than this, markers would hide the line."""
 _INK, _PALE = "#333333", "#dddddd"
@@ -41,6 +47,7 @@ class Line:
 
     method: str
     label: str
+    """Name of its kind in the legend: the method, and what else tells kinds of one method apart."""
     points: tuple[tuple[float, float], ...]
 
 
@@ -54,20 +61,31 @@ def method_style(method: str) -> tuple[str, Dashes, str]:
 def line_chart(
     lines: Sequence[Line], *, x: str, y: str, height: float = 3.0, may_be_logarithmic: bool = False
 ) -> bytes:
-    """Draw curves; those of one method look the same.
+    """Draw curves; those with one label look the same, the first label of a method like the method.
 
     With ``may_be_logarithmic`` the scale is so where the largest value is more than five times the smallest.
     """
     figure, axes = _axes(x, y, height)
+    styles = _styles(lines)
     for line in lines:
-        color, dashes, marker = method_style(line.method)
+        color, dashes, marker = styles[line.label]
         marker = marker if len(line.points) <= _MARKED else ""
         xs, ys = zip(*line.points, strict=True)
         axes.plot(xs, ys, color=color, linestyle=dashes, linewidth=1.5, alpha=0.9, marker=marker, markersize=4)
     _scale(axes, [value for line in lines for _, value in line.points] if may_be_logarithmic else ())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    _legend(figure, axes, dict.fromkeys(line.method for line in lines))
+    _legend(figure, styles)
     return save_figure(figure, "svg")
+
+
+def _styles(lines: Sequence[Line]) -> dict[str, tuple[str, Dashes, str]]:
+    styles: dict[str, tuple[str, Dashes, str]] = {}
+    seen: dict[str, int] = {}
+    for line in lines:
+        if line.label not in styles:
+            place = seen[line.method] = seen.get(line.method, -1) + 1
+            styles[line.label] = method_style(line.method) if place == 0 else _VARIANTS[(place - 1) % len(_VARIANTS)]
+    return styles
 
 
 def spread_chart(rows: Sequence[tuple[str, str, Sequence[float]]], *, x: str) -> bytes:
@@ -114,7 +132,7 @@ def convergence_chart(groups: Mapping[str, Sequence[tuple[int, Sequence[float]]]
             axes.plot([epoch + shift] * len(values), values, marker, color=color, markersize=3.5, alpha=0.5)
     _scale(axes, ())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    _legend(figure, axes, groups)
+    _legend(figure, {method: method_style(method) for method in groups})
     return save_figure(figure, "svg")
 
 
@@ -194,10 +212,9 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(figure: Figure, axes: Axes, methods: Mapping[str, object]) -> None:
+def _legend(figure: Figure, styles: Mapping[str, tuple[str, Dashes, str]]) -> None:
     handles = []
-    for method in methods:
-        color, dashes, marker = method_style(method)
+    for label, (color, dashes, marker) in styles.items():
         handles.append(
             Line2D(
                 [],
@@ -209,7 +226,7 @@ def _legend(figure: Figure, axes: Axes, methods: Mapping[str, object]) -> None:
                 linewidth=1.5,
             )
         )
-        handles[-1].set_label(_plain(method))
+        handles[-1].set_label(_plain(label))
     figure.legend(
         handles=handles, loc="outside upper left", ncols=4, frameon=False, fontsize=9, handlelength=3.4, borderpad=0.1
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -30,6 +30,7 @@ _HEALTH = {
     "eigenvalue": "Largest eigenvalue of the validation loss's Hessian by the alphas",
 }
 """Figures of a search's history -> what they are."""
+_SVG = "data:image/svg+xml;base64,"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,12 @@ class Image:
         """Wrap an SVG as matplotlib writes it, with its size in points."""
         size = re.search(rb'width="([\d.]+)pt" height="([\d.]+)pt"', svg)
         width, height = (round(float(number)) for number in size.groups()) if size else (0, 0)
-        return cls("data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii"), width, height)
+        return cls(_SVG + base64.b64encode(svg).decode("ascii"), width, height)
+
+    @property
+    def svg(self) -> bytes:
+        """The SVG, for a file of its own."""
+        return base64.b64decode(self.data.removeprefix(_SVG))
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def learning_charts(records: Sequence[Record]) -> list[Chart]:
     """Show the validation metric after every epoch, by task, stage, scale and budget."""
     charts = []
     for (task, scale, stage, _), own in _by_stage(records).items():
-        lines = [line for record in own if (line := _curve(record, "default"))]
+        lines = _told_apart([(record, line) for record in own if (line := _curve(record, "default"))])
         if lines:
             metric = metric_name(own)
             names = ", ".join(dict.fromkeys(str(record["experiment"]) for record in own))
@@ -224,7 +230,23 @@ def _curve(record: Record, name: str) -> Line | None:
         for place, entry in enumerate(history if isinstance(history, list) else [], start=1)
         if isinstance(entry, Mapping) and is_number(entry.get(name)) and is_number(entry.get("epoch", place))
     )
-    return Line(str(record["method"]), str(record["key"]), points) if points else None
+    return Line(str(record["method"]), str(record["method"]), points) if points else None
+
+
+def _told_apart(pairs: Sequence[tuple[Record, Line]]) -> list[Line]:
+    """Name what differs where a method has cells of several n or ways of joining."""
+    kinds: dict[str, dict[tuple[str, str], None]] = {}
+    for record, line in pairs:
+        kinds.setdefault(line.method, {})[str(record["n"]), str(record["combine"])] = None
+    return [
+        line if len(kinds[line.method]) == 1 else replace(line, label=_kind(record, kinds[line.method]))
+        for record, line in pairs
+    ]
+
+
+def _kind(record: Record, kinds: Iterable[tuple[str, str]]) -> str:
+    n = f"{record['method']} n={record['n']}"
+    return n if len({combine for _, combine in kinds}) == 1 else f"{n} {record['combine']}"
 
 
 def _is_step(step: Any) -> bool:

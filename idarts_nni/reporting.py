@@ -12,6 +12,7 @@ from .groups import group_runs, summary_frame
 from .messages import FAILED, say
 from .outcome import write_outputs
 from .page import render_page
+from .page_charts import convergence_charts, learning_charts
 from .results import merge_results, update_readme
 
 PAGE, SUMMARY = "report.html", "summary.csv"
@@ -33,7 +34,7 @@ def report(options: argparse.Namespace) -> int:
     folder = options.output or _own_folder(sources)
     outputs = write_outputs(folder, records)
     page = write_page(folder, sources)
-    files = [*outputs.files, folder / SUMMARY, *outputs.pictures]
+    files = [*outputs.files, folder / SUMMARY, *outputs.pictures, *write_charts(folder, sources)]
     print(f"{outputs.tables}\nTables:   " + "\n          ".join(map(str, files)))
     print(f"Page:     {page}")
     if options.results is not None:
@@ -51,6 +52,21 @@ def write_page(folder: Path, sources: list[Source]) -> Path:
     write_atomically(folder / SUMMARY, summary.to_csv(index=False, lineterminator="\n"))
     write_atomically(folder / PAGE, content)
     return folder / PAGE
+
+
+def write_charts(folder: Path, sources: list[Source]) -> list[Path]:
+    """Write the page's curves as SVG files too, for documents of one's own, and return their paths."""
+    records = all_records(sources)
+    kinds = {
+        "convergence": convergence_charts(group_runs(records), records),
+        "learning": learning_charts(records),
+    }
+    paths = []
+    for kind, charts in kinds.items():
+        for number, chart in enumerate(charts, start=1):
+            paths.append(folder / f"{kind}-{number}.svg")
+            write_atomically(paths[-1], chart.image.svg)
+    return paths
 
 
 def _own_folder(sources: list[Source]) -> Path:

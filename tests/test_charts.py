@@ -30,3 +30,10 @@ def test_wide_range_is_logarithmic_only_where_that_makes_sense():
     plain = line_chart(LINES, x="epoch", y="accuracy").decode()
     assert "<!-- 200 -->" in text and "<!-- 500 -->" in text and "<!-- 300 -->" not in text
     assert "<!-- 300 -->" in plain
+
+
+def test_kinds_of_one_method_are_told_apart_and_named():
+    lines = [Line("idarts", f"idarts n={n}", ((1, 900.0), (2, 100.0 * n))) for n in (1, 2, 2)]
+    text = line_chart(lines, x="epoch", y="perplexity").decode()
+    assert text.count("<!-- idarts n=1 -->") == text.count("<!-- idarts n=2 -->") == 1
+    assert method_style("idarts")[0] in text and "#cc79a7" in text
