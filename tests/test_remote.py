@@ -145,7 +145,7 @@ def test_experiment_on_another_machine_comes_back_whole(machine, tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with ExitStack() as stack:
         stack.callback(_end, process)
-        printed, progress = process.communicate(timeout=900)
+        printed, progress = process.communicate(timeout=1800)
     said = printed + progress
     assert process.returncode == 0, said
     folder = Path(re.search(r"^Folder: (.*)$", said, re.M)[1])
