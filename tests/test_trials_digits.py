@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
+from idarts_nni.found_cells import read_cell
 from idarts_nni.model_architecture import ModelArchitecture, read_architecture
-from idarts_nni.plan import read_cell
 from trials import digits, ptb
 from trials.run import main
 from trials.task import Job, resolve_settings
