@@ -23,6 +23,7 @@ from .report import (
     Record,
     failed_record,
     read_record,
+    scores_markdown,
     sort_records,
     summary_markdown,
     summary_table,
@@ -145,6 +146,8 @@ def experiment_markdown(records: Sequence[Record]) -> str:
     if len(retrained) > len({record["method"] for record in retrained}):
         summary = summary_table(trial_table(retrained))
         parts.append(f"By method (mean ± sample standard deviation)\n\n{summary_markdown(summary)}")
+    if scores := scores_markdown(retrained):
+        parts.append(f"Test scores by type (per cent)\n\n{scores}")
     return "\n".join(parts)
 
 

@@ -29,6 +29,7 @@ COLUMNS = (
 
 _LATER: dict[str, Any] = {"search_epoch": None, "search_seed": None, "scale": FULL}
 """What records of earlier versions lack."""
+_SCORE = re.compile(r"test (.+) (?:precision|recall|f1)")
 NOTHING = "–"
 """What a table shows where there is no number."""
 
@@ -297,6 +298,22 @@ def summary_markdown(summary: pd.DataFrame) -> str:
         cells += [_with_spread(row[name], row[f"{name}_std"]) for name in ("validation", "test")]
         rows.append(cells + [_number(row[name], 0) for name in ("parameters", "epochs", "seconds")])
     return to_markdown([*(title for title, _ in front), "validation", "test", "parameters", "epochs", "seconds"], rows)
+
+
+def scores_markdown(records: Sequence[Record]) -> str:
+    """Return one line per trial and type of what a test pass scored beside its metric; empty where none did.
+
+    A record's ``scores`` name them ``test TYPE precision``, ``test TYPE recall`` and ``test TYPE f1``, in per cent.
+    """
+    rows = []
+    for record in records:
+        scores = record.get("scores") or {}
+        kinds = dict.fromkeys(found[1] for name in scores if (found := _SCORE.fullmatch(str(name))))
+        for kind in kinds:
+            values = [_number(scores.get(f"test {kind} {name}"), 2) for name in ("precision", "recall", "f1")]
+            front = [record["method"], record["n"], record["seed"], record.get("cell")]
+            rows.append([*map(_word, front), kind, *values])
+    return to_markdown(["method", "n", "seed", "cell", "type", "precision", "recall", "F1"], rows) if rows else ""
 
 
 def _found_cell(record: Record) -> object:

@@ -7,6 +7,7 @@ from idarts_nni.report import (
     COLUMNS,
     failed_record,
     load_records,
+    scores_markdown,
     sort_records,
     summary_markdown,
     summary_table,
@@ -179,3 +180,11 @@ def test_a_failed_task_keeps_its_search_and_its_scale():
         {**parameters, "origins": "[[3,2]]", "epoch": 2, "scale": "small"}, state="failed", reason="NaN"
     )
     assert (gap["search_seed"], gap["search_epoch"], gap["scale"]) == (3, 2, "small")
+
+
+def test_scores_by_type_have_a_line_for_each_type_and_none_without():
+    scores = {"test LOC precision": 90.0, "test LOC recall": 80.0, "test LOC f1": 84.7, "other": 1.0}
+    record = {"method": "lstm", "n": "-", "seed": 2, "cell": "-", "scores": scores}
+    lines = scores_markdown([record, {**record, "scores": {}}]).splitlines()
+    assert len(lines) == 3 and "LOC" in lines[2] and "90.00" in lines[2] and "84.70" in lines[2]
+    assert scores_markdown([{**record, "scores": None}]) == ""
