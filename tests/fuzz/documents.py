@@ -55,6 +55,9 @@ NASTY_CELLS: tuple[bytes, ...] = (
     b"punycode", b"\r",
 )  # fmt: skip
 
+# In C where PyYAML was built with it: coverage makes the writer in Python ten times as slow.
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
 plain_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
     lambda parts: st.one_of(st.lists(parts, max_size=3), st.dictionaries(st.text(max_size=4), parts, max_size=3)),
@@ -134,7 +137,7 @@ def _as_json(document: Any) -> bytes:
 
 def _as_yaml(document: Any) -> bytes:
     try:
-        return yaml.safe_dump(document, allow_unicode=True).encode("utf-8", "surrogatepass")
+        return yaml.dump(document, Dumper=_Dumper, allow_unicode=True).encode("utf-8", "surrogatepass")
     except (ValueError, RecursionError, yaml.YAMLError):
         return b"nodes: " + b"- " * 500
 
