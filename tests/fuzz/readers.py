@@ -118,7 +118,7 @@ def _experiment(data: bytes, folder: Path) -> object:
 
 
 def _parameters(data: bytes, folder: Path) -> object:
-    _, parameters = read_parameters(data.decode("utf-8", "surrogatepass" if b"\xed" in data else "replace"))
+    _, parameters = read_parameters(data.decode("utf-8", "surrogateescape"))
     job = _job(parameters, OPTIONS, "cpu")
     defaults = {"search": ptb.SEARCH, "retrain": conll.RETRAIN}.get(job.stage, ptb.RETRAIN)
     return resolve_settings(defaults, job.overrides)
