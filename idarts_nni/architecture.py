@@ -54,7 +54,6 @@ class Architecture:
     def __post_init__(self) -> None:
         if not 1 <= len(self.nodes) <= MAX_NODES:
             raise ValueError(f"A cell has 1 to {MAX_NODES} nodes; found {len(self.nodes)}.")
-        object.__setattr__(self, "nodes", tuple(tuple(sorted(edges, key=_edge_order)) for edges in self.nodes))
         for node, edges in enumerate(self.nodes, start=1):
             if not edges:
                 raise ValueError(f"Node {node} has no edge; every node needs at least one.")
@@ -62,6 +61,7 @@ class Architecture:
                 _check_edge(node, edge)
             if len({(edge.source, edge.operation) for edge in edges}) != len(edges):
                 raise ValueError(f"Node {node} has the same edge twice: {[edge.to_dict() for edge in edges]}.")
+        object.__setattr__(self, "nodes", tuple(tuple(sorted(edges, key=_edge_order)) for edges in self.nodes))
 
     @property
     def num_nodes(self) -> int:

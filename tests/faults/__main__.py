@@ -12,6 +12,8 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .experiments import disturb_experiment, undisturbed_results
@@ -30,16 +32,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=3, metavar="N", help="of trials and of managers, per experiment")
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 2, 3, 4], help="of the experiments")
     options = parser.parse_args()
-    generator, begun, total = random.Random(options.seed), time.monotonic(), Tally()
+    begun, total = time.monotonic(), Tally()
     _print_line("what", [name.replace("_", " ") for name in COLUMNS])
     _print_line("-" * 34, ["-" * (len(name) - 1) + ":" for name in COLUMNS])
     with tempfile.TemporaryDirectory(prefix="faults") as scratch:
-        for number, words in enumerate(PLAIN if options.trial_kills else ()):
-            folder = Path(scratch) / f"trial{number}"
-            folder.mkdir()
-            total += _show(
-                f"{words[0]}, {words[2]} by {words[4]}", disturb_trial(words, options.trial_kills, generator, folder)
-            )
+        for words, tally in _disturbed_trials(options.trial_kills, options.seed, Path(scratch)):
+            total += _show(f"{words[0]}, {words[2]} by {words[4]}", tally)
+        generator = random.Random(options.seed)
         for number, task in enumerate(SETTINGS):
             chosen = options.concurrency[number :: len(SETTINGS)]
             if not chosen:
@@ -52,6 +51,18 @@ def main() -> int:
     _show(f"all, in {time.monotonic() - begun:.0f} s", total)
     print("\n".join(total.notes))
     return 0 if total.is_good and not total.notes else 1
+
+
+def _disturbed_trials(kills: int, seed: int, folder: Path) -> Iterator[tuple[tuple[str, ...], Tally]]:
+    """Disturb the trials outside NNI, two at a time."""
+
+    def disturb(number: int) -> Tally:
+        place = folder / f"trial{number}"
+        place.mkdir()
+        return disturb_trial(PLAIN[number], kills, random.Random(f"{seed} {number}"), place)
+
+    with ThreadPoolExecutor(2) as pool:
+        yield from zip(PLAIN if kills else (), pool.map(disturb, range(len(PLAIN) if kills else 0)), strict=True)
 
 
 def _show(what: str, tally: Tally) -> Tally:
