@@ -40,8 +40,8 @@ def unpack_records(folder: Path) -> list[Path]:
     query = "select trialJobId, data from MetricData where type = 'PERIODICAL' and data like ? order by timestamp"  # noqa: S608
     places = "select trialJobId, max(environmentId) from TrialJobEvent group by trialJobId"
     with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
-        environments = dict(connection.execute(places).fetchall())
         rows = connection.execute(query, (f"%{RECORD}%",)).fetchall()
+        environments = dict(connection.execute(places).fetchall()) if rows else {}
     texts: dict[str, str] = {}
     for trial, data in rows:
         metric = unpack(data)

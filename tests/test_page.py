@@ -91,7 +91,7 @@ def test_published_numbers_stand_apart_and_only_beside_their_task():
 
 def test_old_records_without_newer_fields_make_a_page():
     old = {**record(), "history": None}
-    for name in ("settings", "versions", "history", "architecture", "metric", "cell"):
+    for name in ("settings", "versions", "history", "architecture", "metric", "cell", "scale"):
         del old[name]
     text = page([old])
     assert "scale not recorded" in text and "100.00" in text and "Convergence" not in text

@@ -7,6 +7,7 @@ import pytest
 from idarts_nni.architecture import Architecture
 from idarts_nni.draw import to_dot
 from idarts_nni.files import read_yaml
+from idarts_nni.graphs import graphs_of
 from idarts_nni.layout import lay_out
 from idarts_nni.space import CellSpace
 
@@ -39,7 +40,8 @@ def test_architecture_file_reads_names_its_source_and_draws(path):
     data = read_yaml(path)
     cell = Architecture.from_yaml(path)
     assert data["name"] and data["source"]
-    assert len(lay_out(cell).edges) == sum(map(len, cell.nodes))
+    (graph,) = graphs_of(cell)
+    assert len(lay_out(graph).edges) == sum(map(len, cell.nodes))
     assert to_dot(cell, data["name"]).count("->") == 3 + cell.num_nodes + sum(map(len, cell.nodes))
 
 
