@@ -19,9 +19,12 @@ from torch.autograd.function import once_differentiable
 
 from .elementwise import Normalisation, Passes
 from .links import Links
-from .matmul import Products
+from .matmul import Products, products_take_onednn
 from .native_loop import Buffers
 from .workspace import Workspace
+
+LARGE_PRODUCT = 2**25
+"""Multiplications of one slot of a step, above which torch's own products beat the compiled loop, which calls MKL."""
 
 PassesFactory = Callable[[Links, Tensor, "Tensor | None", Normalisation, bool], Passes]
 
@@ -140,6 +143,11 @@ class _Run:
         self._mean = like.new_zeros(self.steps, count, size)
         self._variance = like.new_zeros(self.steps, count, size)
 
+    def _may_walk(self) -> bool:
+        """Tell whether a loop over plain BLAS calls computes what was asked, and as fast."""
+        large = self.batch * self.hidden_size * 2 * self.hidden_size >= LARGE_PRODUCT
+        return self.mm.exact and not (large and products_take_onednn())
+
     def release(self) -> None:
         """Hand the buffers back for the next unroll."""
         self._workspace.release()
@@ -151,7 +159,7 @@ class _Run:
         self.mm.into(self._product[0].view(steps * batch, -1), masked_inputs, self._input_weight)
         passes = self._passes(self._links, self._coefficients, self._mask, self._normalisation(), False)
         output = self._hidden.new_zeros(steps, batch, size)
-        if not (self.mm.exact and passes.walk(self._buffers(output))):
+        if not (self._may_walk() and passes.walk(self._buffers(output))):
             hidden = self._hidden
             for step in range(steps):
                 masked = hidden if self._mask is None else hidden * self._mask
@@ -184,7 +192,7 @@ class _Run:
         passes = self._passes(self._links, self._coefficients, self._mask, norm, needs[4])
         grad_output = grad_output.contiguous()
         grad_hidden = torch.zeros_like(self._hidden)
-        if not (self.mm.exact and passes.walk(self._buffers(output, grad_output, grad_hidden))):
+        if not (self._may_walk() and passes.walk(self._buffers(output, grad_output, grad_hidden))):
             for step in reversed(range(self.steps)):
                 before = output[step - 1] if step else self._hidden
                 self._step_backward(passes, step, before, grad_output[step] + grad_hidden, grad_hidden)

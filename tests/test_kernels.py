@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from idarts_nni import cell, kernels, native
+from idarts_nni import cell, fused, kernels, native
 from idarts_nni.architecture import Architecture
 from idarts_nni.kernels import BACKENDS, unroll_fixed, unroll_mixed
 from idarts_nni.space import CellSpace
@@ -214,6 +214,17 @@ def test_products_kept_in_bfloat16_stay_close_to_full_precision(
     for one, other in zip(actual, expected, strict=True):
         assert one.dtype == torch.float32
         assert (one - other).norm() < 5e-2 * other.norm()
+
+
+def test_large_products_leave_the_compiled_loop_where_torch_has_a_faster_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason := native.obstacle(torch.zeros(1)):
+        pytest.skip(reason)
+    problem = Problem(CellSpace(3, OPERATION_SETS[0]), torch.float64)
+    expected = problem.mixed("reference")
+    monkeypatch.setattr(fused, "LARGE_PRODUCT", 1)
+    monkeypatch.setattr(fused, "products_take_onednn", lambda: True)
+    monkeypatch.setattr(native.NativePasses, "walk", lambda *_: pytest.fail("the loop calls MKL"))
+    assert_same(problem.mixed("native"), expected, 1e-9)
 
 
 def test_auto_takes_the_reference_for_an_operation_of_ones_own_and_logs_why(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from idarts_nni import kernels
 from idarts_nni.derive import cell_probabilities
 
-from .bench_step import Size, Step
+from .bench_step import Size, Step, in_setting
 from .timing import interleave
 
 
@@ -43,12 +43,25 @@ def cell_run(size: Size, *, fixed: bool, backend: str = "auto") -> Callable[[], 
     return run
 
 
-def matmul_limit(bf16: bool = False, rounds: int = 9) -> float:
-    """Return the GFLOP/s of the search cell's own product shape: the rate that no unroll can beat."""
+def matmul_limit(size: Size, *, bf16: bool = False, rounds: int = 9) -> float:
+    """Return the best GFLOP/s of products of the step's own shapes, forward, backward and of a weight gradient.
+
+    No unroll can beat the rate of the products that it consists of, in the faster of torch's settings.
+    """
     dtype = torch.bfloat16 if bf16 else torch.float32
-    left, right = torch.randn(256, 300).to(dtype), torch.randn(300, 4800).to(dtype)
-    times = interleave({"product": lambda: [left @ right for _ in range(10)] and None}, rounds)["product"]
-    return 10 * 2 * 256 * 300 * 4800 / min(times.clock) / 1e9
+    width, rows = 2 * size.hidden, size.batch
+    operands = [torch.randn(shape).to(dtype) for shape in ((rows, size.hidden), (size.hidden, width), (rows, width))]
+    left, weight, grad = operands
+    outputs = [torch.empty(shape, dtype=dtype) for shape in ((rows, width), (rows, size.hidden))]
+
+    def run() -> None:
+        for _ in range(20):
+            torch.mm(left, weight, out=outputs[0])
+            torch.mm(grad, weight.t(), out=outputs[1])
+
+    settings = {setting: in_setting(run, matmul=setting) for setting in ("highest", "medium")}
+    fastest = min(min(times.clock) for times in interleave(settings, rounds).values())
+    return 40 * 2 * rows * size.hidden * width / fastest / 1e9
 
 
 def sweep(size: Size, rounds: int) -> list[tuple[int, int, float]]:

@@ -23,6 +23,7 @@ SPACE = CellSpace(8, ("zeroize", "tanh", "relu", "sigmoid", "identity"))
 CELL = Path(__file__).parents[2] / "search_spaces" / "architectures" / "darts_v2.yaml"
 TAR = 1e-3
 """Weight of the temporal activation regularisation."""
+OUTPUT_DROPOUT = 0.75
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Step:
         self.architecture = Architecture.from_yaml(CELL) if self.fixed else None
         self.tokens = torch.randint(size.words, (2, size.steps + 1, batch))
         self.hidden = torch.zeros(batch, width)
-        drops = {"embedding": 0.2, "input": 0.75, "hidden": 0.25, "output": 0.75}
+        drops = {"embedding": 0.2, "input": 0.75, "hidden": 0.25, "output": OUTPUT_DROPOUT}
         self.masks = {name: torch.empty(batch, width).bernoulli_(1 - p) / (1 - p) for name, p in drops.items()}
         self.optimisers = [torch.optim.SGD(self.weights.values(), lr=1e-3, weight_decay=5e-7)]
         self.optimisers += [] if self.fixed else [torch.optim.Adam([self.logits], lr=3e-3, weight_decay=1e-3)]
@@ -152,10 +153,15 @@ def check_equality() -> dict[str, float]:
     return worst
 
 
-def matmul_gflop(size: Size, *, fixed: bool) -> float:
-    """Return the matrix products of one step with all gradients, in GFLOP; an architecture step needs fewer."""
+def matmul_gflop(size: Size, *, fixed: bool, fast: bool = True) -> float:
+    """Return the matrix products that one step takes, in GFLOP.
+
+    The original takes all gradients in both halves of a search step, and all features in the head. The fast step leaves
+    the weights' gradients out of the architecture step, and the dropped features out of the head.
+    """
     tokens = size.steps * size.batch
-    pairs = len(range(8)) if fixed else size.pairs
+    pairs = size.space.num_nodes if fixed else size.pairs
     cell = 2 * tokens * size.hidden * 2 * size.hidden * (pairs + 2)
-    head = 2 * tokens * size.hidden * size.words
-    return 3 * (cell + head) * (1 if fixed else 2) / 1e9
+    head = 2 * tokens * size.hidden * size.words * (1 - OUTPUT_DROPOUT if fast else 1)
+    products = 3 if fixed else 5 if fast else 6
+    return products * (cell + head) / 1e9
