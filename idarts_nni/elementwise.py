@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -112,15 +113,8 @@ class TorchPasses:
         self._mask = mask
         self._norm = norm
         self._grad = torch.zeros_like(coefficients) if coefficients_grad else None
-        device = coefficients.device
-        self._targets = [torch.tensor([link.target for link in s.links], device=device) for s in links.stages]
-        self._rows = [torch.tensor([link.row for link in s.links], device=device) for s in links.stages]
+        self._targets, self._rows, self._used = _indices(links, coefficients.device)
         self._functions = [OPERATIONS[name] for name in links.operations]
-        columns = range(len(links.operations))
-        self._used = [
-            torch.tensor([[column in link.columns for link in s.links] for column in columns], device=device)
-            for s in links.stages
-        ]  # one for each stage: (operations, links)
 
     def spread(self, stage: int, state: Tensor, product: Tensor, totals: Tensor) -> None:
         """Run :meth:`Passes.spread`."""
@@ -219,6 +213,20 @@ class TorchPasses:
         """Return the gradient of the coefficients, summed over all :meth:`spread_backward`."""
         assert self._grad is not None
         return self._grad
+
+
+@lru_cache(maxsize=64)  # made once: bringing numbers to a device waits for it
+@torch.inference_mode(False)  # an evaluation may come first, and its tensors could not be trained with
+def _indices(links: Links, device: torch.device) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Return targets and rows of each stage's links, ``(links,)``, and what they use, ``(operations, links)``."""
+    columns = range(len(links.operations))
+    targets = [torch.tensor([link.target for link in s.links], device=device) for s in links.stages]
+    rows = [torch.tensor([link.row for link in s.links], device=device) for s in links.stages]
+    used = [
+        torch.tensor([[column in link.columns for link in s.links] for column in columns], device=device)
+        for s in links.stages
+    ]
+    return targets, rows, used
 
 
 def _columns(stage: Stage) -> list[int]:

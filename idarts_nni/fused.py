@@ -291,12 +291,13 @@ def _update_running_statistics(norm: nn.BatchNorm1d, mean: Tensor, variance: Ten
     count = len(mean)
     device, dtype = norm.running_mean.device, norm.running_mean.dtype
     steps = torch.arange(count, device=device, dtype=torch.float64)
+    kept: Tensor | float
     if norm.momentum is None:  # the mean over all batches so far
         total = (norm.num_batches_tracked + count).to(torch.float64)
-        kept, weights = 1.0 - count / total, torch.ones_like(steps) / total
+        kept, weights = (1.0 - count / total).to(dtype), torch.ones_like(steps) / total
     else:
-        kept = torch.tensor(1.0 - norm.momentum, device=device, dtype=torch.float64) ** count
+        kept = (1.0 - norm.momentum) ** count
         weights = norm.momentum * (1.0 - norm.momentum) ** (count - 1 - steps)
     for running, rows in ((norm.running_mean, mean), (norm.running_var, variance * (batch / (batch - 1)))):
-        running.copy_(running * kept.to(dtype) + weights.to(dtype) @ rows.to(dtype))
+        running.copy_(running * kept + weights.to(dtype) @ rows.to(dtype))
     norm.num_batches_tracked += count

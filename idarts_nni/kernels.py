@@ -15,13 +15,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from . import cell, native
+from . import cell, native, triton_backend
 from .architecture import Architecture
 from .elementwise import OPERATIONS, TorchPasses
 from .fused import PassesFactory, Setting, fused_unroll
 from .links import fixed_coefficients, fixed_links, mixed_coefficients, mixed_links
 from .matmul import products_for
 from .space import CellSpace
+from .triton_passes import TritonPasses
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +45,11 @@ BACKENDS: dict[str, Backend] = {
         "fused unroll with compiled elementwise passes; CPU; needs a C++ compiler once",
         native.NativePasses,
         native.obstacle,
+    ),
+    "triton": Backend(
+        "fused unroll with Triton kernels; CUDA devices",
+        TritonPasses,
+        triton_backend.obstacle,
     ),
     "fused": Backend("fused unroll in plain torch; any device", TorchPasses, lambda inputs: ""),
     "reference": Backend("one operator at a time, as in the equations; any operation", None, lambda inputs: ""),

@@ -109,11 +109,19 @@ def mixed_coefficients(links: Links, probabilities: Tensor, space: CellSpace) ->
     """Return the coefficients of a mixed cell, shape ``(1 + P, operations)``, differentiable in the probabilities."""
     zero = probabilities.new_zeros(len(probabilities))
     body = [probabilities[:, space.operations.index(n)] if n in space.operations else zero for n in links.operations]
-    return torch.cat([_state_row(links, probabilities), torch.stack(body, dim=1)])
+    return torch.cat([_state_row(links, probabilities.dtype, probabilities.device), torch.stack(body, dim=1)])
 
 
 def fixed_coefficients(links: Links, architecture: Architecture, space: CellSpace, like: Tensor) -> Tensor:
-    """Return the constant coefficients of a derived cell, in the type and on the device of ``like``."""
+    """Return the coefficients of a derived cell, in the type and on the device of ``like``; not to be changed."""
+    return _fixed_coefficients(links, architecture, space, like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)  # made once: bringing numbers to a device waits for it
+@torch.inference_mode(False)  # an evaluation may come first, and its tensors could not be trained with
+def _fixed_coefficients(
+    links: Links, architecture: Architecture, space: CellSpace, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     rows: list[list[float]] = []
     for edges, shares in zip(architecture.nodes, edge_shares(architecture, space), strict=True):
         for source in sorted({edge.source for edge in edges}):
@@ -122,12 +130,14 @@ def fixed_coefficients(links: Links, architecture: Architecture, space: CellSpac
                 if edge.source == source:
                     row[links.operations.index(edge.operation)] = share
             rows.append(row)
-    return torch.cat([_state_row(links, like), torch.tensor(rows, dtype=like.dtype, device=like.device)])
+    return torch.cat([_state_row(links, dtype, device), torch.tensor(rows, dtype=dtype, device=device)])
 
 
-def _state_row(links: Links, like: Tensor) -> Tensor:
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _state_row(links: Links, dtype: torch.dtype, device: torch.device) -> Tensor:
     row = [[float(name == STATE_OPERATION) for name in links.operations]]
-    return torch.tensor(row, dtype=like.dtype, device=like.device)
+    return torch.tensor(row, dtype=dtype, device=device)
 
 
 def _links(pairs: dict[tuple[int, int], Link], operations: tuple[str, ...], space: CellSpace, num_nodes: int) -> Links:
