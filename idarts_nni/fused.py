@@ -56,8 +56,8 @@ def fused_unroll(
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         output: Tensor = _FusedUnroll.apply(setting, *tensors, input_mask, hidden_mask)  # type: ignore[no-untyped-call]
         return output
-    with torch.no_grad(), _no_autocast(inputs):
-        run = _Run(setting, *tensors, input_mask, hidden_mask, keep=False)
+    with torch.no_grad(), without_autocast(inputs):
+        run = Run(setting, *tensors, input_mask, hidden_mask, keep=False)
         output = run.forward()
         run.release()
     return output
@@ -66,8 +66,8 @@ def fused_unroll(
 class _FusedUnroll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, setting: Setting, *tensors: Tensor) -> Tensor:
-        with _no_autocast(tensors[0]):
-            run = _Run(setting, *tensors, keep=True)
+        with without_autocast(tensors[0]):
+            run = Run(setting, *tensors, keep=True)
             output = run.forward()
         ctx.run = run
         ctx.save_for_backward(*tensors, output)
@@ -76,7 +76,7 @@ class _FusedUnroll(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        run: _Run | None = ctx.run
+        run: Run | None = ctx.run
         if run is None:
             raise RuntimeError(
                 "The fused unroll was asked for its gradient a second time, but its first backward pass reuses the "
@@ -84,17 +84,18 @@ class _FusedUnroll(torch.autograd.Function):
             )
         ctx.run = None
         *_, output = ctx.saved_tensors  # reading them checks that nobody wrote into them since
-        with _no_autocast(grad_output):
+        with without_autocast(grad_output):
             grads = run.backward(grad_output, output, ctx.needs_input_grad[1:6])
         run.release()
         return (None, *grads, None, None)
 
 
-def _no_autocast(tensor: Tensor) -> torch.autocast:
+def without_autocast(tensor: Tensor) -> torch.autocast:
+    """Return a context in which torch takes products as they are written; ours know their precision."""
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-class _Run:
+class Run:
     """One unroll: its buffers, its forward loop, and its backward loop."""
 
     def __init__(
@@ -109,6 +110,7 @@ class _Run:
         hidden_mask: Tensor | None,
         *,
         keep: bool,
+        workspace: Workspace | None = None,
     ) -> None:
         self._links, self.mm, self._keep = setting.links, setting.products, keep
         self.steps, self.batch, width = inputs.shape
@@ -127,7 +129,7 @@ class _Run:
             joined = [node_weights[index] for index in stage.matrices]
             weight = torch.cat(joined, dim=-1) if joined else node_weights.new_empty(self.hidden_size, 0)
             self._stage_weights.append(self.mm.operand(weight))
-        self._workspace = Workspace()
+        self._workspace = workspace or Workspace()
         self._allocate()
 
     def _allocate(self) -> None:

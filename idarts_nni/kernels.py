@@ -19,6 +19,7 @@ from . import cell, native, triton_backend
 from .architecture import Architecture
 from .elementwise import OPERATIONS, TorchPasses
 from .fused import PassesFactory, Setting, fused_unroll
+from .graphed import graphed_unroll
 from .links import fixed_coefficients, fixed_links, mixed_coefficients, mixed_links
 from .matmul import products_for
 from .space import CellSpace
@@ -38,6 +39,13 @@ class Backend:
     """Elementwise passes of the fused unroll; None for the reference, which is no fused unroll."""
     obstacle: Callable[[Tensor], str]
     """Why inputs like this one cannot be run here; empty if they can."""
+    unroll: Callable[..., Tensor] = fused_unroll
+    automatic: bool = True
+    """Whether ``auto`` may choose it."""
+
+
+def _graph_obstacle(inputs: Tensor) -> str:
+    return triton_backend.obstacle(inputs) if inputs.is_cuda else "the tensors are not on a CUDA device"
 
 
 BACKENDS: dict[str, Backend] = {
@@ -50,6 +58,13 @@ BACKENDS: dict[str, Backend] = {
         "fused unroll with Triton kernels; CUDA devices",
         TritonPasses,
         triton_backend.obstacle,
+    ),
+    "graph": Backend(
+        "the same in one CUDA graph for each sequence length; CUDA devices; on demand only",
+        TritonPasses,
+        _graph_obstacle,
+        graphed_unroll,
+        automatic=False,  # until it has been measured on a GPU
     ),
     "fused": Backend("fused unroll in plain torch; any device", TorchPasses, lambda inputs: ""),
     "reference": Backend("one operator at a time, as in the equations; any operation", None, lambda inputs: ""),
@@ -109,7 +124,7 @@ def unroll_mixed(
     links = mixed_links(space)
     coefficients = mixed_coefficients(links, probabilities, space)
     setting = Setting(links, found.passes, products_for(inputs), norm)
-    return fused_unroll(setting, inputs, hidden, input_weight, node_weights, coefficients, input_mask, hidden_mask)
+    return found.unroll(setting, inputs, hidden, input_weight, node_weights, coefficients, input_mask, hidden_mask)
 
 
 def unroll_fixed(
@@ -160,7 +175,7 @@ def unroll_fixed(
     links = fixed_links(architecture, space)
     coefficients = fixed_coefficients(links, architecture, space, node_weights)
     setting = Setting(links, found.passes, products_for(inputs))
-    return fused_unroll(setting, inputs, hidden, input_weight, node_weights, coefficients, input_mask, hidden_mask)
+    return found.unroll(setting, inputs, hidden, input_weight, node_weights, coefficients, input_mask, hidden_mask)
 
 
 def _chosen(
@@ -174,7 +189,8 @@ def _chosen(
         raise ValueError(f"backend: found {backend!r}; allowed: {', '.join([AUTO, *BACKENDS])}.")
     general = _obstacle(tensors, operations, masks, norm)
     reasons: list[str] = []
-    for name in BACKENDS if backend == AUTO else [backend]:
+    automatic = [name for name, found in BACKENDS.items() if found.automatic]
+    for name in automatic if backend == AUTO else [backend]:
         found = BACKENDS[name]
         reason = "" if found.passes is None else general or found.obstacle(tensors[0])
         if not reason:

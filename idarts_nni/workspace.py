@@ -16,15 +16,22 @@ _lock = threading.Lock()
 
 
 class Workspace:
-    """Buffers of one unroll. :meth:`release` hands them to the next; forgotten ones are freed as usual."""
+    """Buffers of one unroll. :meth:`release` hands them to the next; forgotten ones are freed as usual.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    shared
+        Take buffers that others have released, and hand these on. A CUDA graph needs places of its own.
+    """
+
+    def __init__(self, shared: bool = True) -> None:
+        self._shared = shared
         self._held: list[Tensor] = []
 
     def take(self, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         """Return uninitialised contiguous tensors of the given shapes, cut from one block."""
         sizes = [-(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT for shape in shapes]
-        block = _take(sum(sizes), device)
+        block = _take(sum(sizes), device) if self._shared else torch.empty(sum(sizes), dtype=torch.uint8, device=device)
         self._held.append(block)
         parts = torch.split(block[: sum(sizes)], sizes)
         return [
@@ -34,6 +41,8 @@ class Workspace:
 
     def release(self) -> None:
         """Keep the blocks for whoever asks next, at most a few; the smallest go first."""
+        if not self._shared:
+            return
         with _lock:
             _spare.extend(self._held)
             _spare.sort(key=len, reverse=True)

@@ -18,7 +18,9 @@ ALL_OPERATIONS = ("zeroize", "tanh", "relu", "sigmoid", "identity", "gelu", "sil
 OPERATION_SETS = [("zeroize", "tanh", "relu", "sigmoid", "identity"), ALL_OPERATIONS, ("relu", "identity"), ("silu",)]
 # fp32 is compared at small sizes; normalising repeatedly amplifies rounding, in the reference as well.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
-FAST = [name for name in BACKENDS if name not in ("triton", "graph", "reference")]  # the first two: test_triton.py, test_graphed.py
+FAST = [
+    name for name in BACKENDS if name not in ("triton", "graph", "reference")
+]  # the first two: test_triton.py, test_graphed.py
 
 
 @pytest.fixture(params=FAST)
@@ -276,7 +278,7 @@ def test_masks_may_be_boolean(backend: str) -> None:
 
 
 def test_an_unknown_backend_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="found 'warp'; allowed: auto, native, triton, fused, reference"):
+    with pytest.raises(ValueError, match="found 'warp'; allowed: auto, native, triton, graph, fused, reference"):
         Problem(CellSpace(2, OPERATION_SETS[0]), torch.float64).mixed("warp")
 
 
