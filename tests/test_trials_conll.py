@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -13,15 +14,23 @@ from idarts_nni.architecture import Architecture
 from idarts_nni.space import CellSpace
 from trials import conll, entities
 from trials.batching import Batches, collate
+from trials.chain import reverse_words
 from trials.conll_data import load_corpora, tagger_data
 from trials.conll_settings import RETRAIN, SEARCH, Settings
 from trials.schemes import first_misfit
-from trials.tagger import BidirectionalLayer, Tagger, WordInput, reverse_words
+from trials.tagger import BidirectionalLayer, Tagger, WordInput
 from trials.tagging import write_conll
 from trials.task import Job, resolve_settings
 from trials.training import load_task, run_job
 
-from .test_embeddings import encoder_folder, needs_transformers  # noqa: F401  (a fixture)
+from .test_contextual import (  # noqa: F401  (fixtures)
+    encoder_folder,
+    flair_models,
+    needs_encoder,
+    needs_flair,
+    needs_transformers,
+    real_encoder,
+)
 
 TINY = CellSpace(2, ("zeroize", "tanh", "relu"))
 CELL = Architecture.random(TINY, 1)
@@ -92,7 +101,7 @@ def test_what_stands_in_the_padding_changes_no_score_and_no_gradient(data):
     noisy = dataclasses.replace(
         batch,
         words=torch.where(batch.mask, batch.words, 5),
-        characters=torch.where(batch.mask[:, :, None], batch.characters, 5),
+        forms=torch.where(batch.mask, batch.forms, 5),
         tags=torch.where(batch.mask, batch.tags, 3),
     )
     model.inputs.words.unknown_rate = 0.0
@@ -184,6 +193,13 @@ def test_recipes_are_the_paper_s():
         ({"characters": "gru"}, "characters: found 'gru'; allowed: cnn, lstm, none"),
         ({"train_on": "dev"}, "train_on: found 'dev'"),
         ({"flair_pooling": "sum"}, "flair_pooling: found 'sum'"),
+        ({"file_scheme": "iob2"}, "file_scheme: found 'iob2'; allowed: auto, loose, iob1, bio, bioes"),
+        ({"input_dropout": 1.0}, "input_dropout: found 1.0; expected 0 or more, and below 1"),
+        ({"word_dropout": -0.1}, "word_dropout: found -0.1"),
+        ({"hidden_size": 0}, "hidden_size: found 0; expected 1 or more"),
+        ({"word_width": -1}, "word_width: found -1; expected 0 or more"),
+        ({"columns": 1}, "columns: found 1; expected 0, or 2 or more"),
+        ({"learning_rate": 0.0}, "learning_rate: found 0.0; expected more than 0"),
         ({"hidden": 3}, "Unknown setting 'hidden'"),
     ],
 )
@@ -222,11 +238,23 @@ def test_a_missing_folder_says_what_is_expected_and_where_to_get_it(tmp_path):
         load_corpora(str(tmp_path / "nowhere"), Settings())
 
 
-def test_a_type_that_only_the_dev_file_has_is_refused_with_its_line(tmp_path):
+@pytest.mark.parametrize("name", ["eng.testa", "eng.testb"])
+def test_a_type_that_only_a_later_file_has_is_refused_with_its_line(tmp_path, name):
     folder = write_files(tmp_path)
-    (tmp_path / "eng.testa").write_text("Oslo B-CITY\n")
-    with pytest.raises(ValueError, match="eng.testa, line 1: unknown entity type 'CITY'"):
+    (tmp_path / name).write_text("it O\n\nin O\nOslo B-CITY\n")
+    with pytest.raises(ValueError, match=rf"{name}, line 4: unknown entity type 'CITY'"):
         load_corpora(folder, Settings())
+
+
+def test_files_of_other_columns_schemes_and_encodings_are_read_as_the_settings_say(tmp_path):
+    for name in ("train.txt", "dev.txt", "test.txt"):
+        (tmp_path / name).write_bytes("Köln Köln NE I-NC I-LOC\nam an APPR O I-LOC\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="train.txt, line 1: byte 0xf6 is not utf-8 text"):
+        load_corpora(str(tmp_path), Settings())
+    with pytest.raises(ValueError, match=r"line 1: found 5 column\(s\).*The setting columns allows another number"):
+        load_corpora(str(tmp_path), Settings(encoding="latin-1"))
+    settings = Settings(encoding="latin-1", columns=5, file_scheme="loose")
+    assert load_corpora(str(tmp_path), settings)["dev"].sentences[0].tags == ("B-LOC", "E-LOC")
 
 
 def test_vocabularies_hold_the_words_of_what_is_trained_on(data):
@@ -310,6 +338,24 @@ def test_a_search_yields_a_cell_that_a_retraining_takes(tmp_path, method):
     assert 0.0 <= retrained.test <= 100.0
 
 
+@pytest.mark.parametrize(("n", "combine"), [(1, "sum"), (2, "mean"), ("all", "mean"), (2, "weighted")])
+def test_cells_of_one_two_and_all_edges_are_searched_and_retrained(tmp_path, n, combine):
+    space = CellSpace(2, ("zeroize", "tanh", "relu"), edges_per_node=n, combine=combine)
+    searched = run(tmp_path, "search", stage="search", method="idarts", space=space, epochs=1)
+    expected = {1: [1, 1], 2: [2, 2], "all": [2, 4]}[n]
+    assert [len(node) for node in searched.architecture.nodes] == expected
+    retrained = run(tmp_path, "retrain", method="idarts", space=space, architecture=searched.architecture)
+    assert retrained.history[-1]["train"] < retrained.history[0]["train"]
+
+
+def test_a_step_with_sparse_gradients_is_the_one_with_dense_ones(tmp_path, monkeypatch):
+    sparse = run(tmp_path, "sparse", gradient_clip=0.5)
+    monkeypatch.setattr(conll, "tagger_data", lambda *arguments: tagger_data(*arguments[:4], sparse=False))
+    dense = run(tmp_path, "dense", gradient_clip=0.5)
+    losses = [[epoch["train"] for epoch in one.history] for one in (sparse, dense)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_context_is_learnt_from_the_embedded_data(tmp_path):
     longer = {"epochs": 8, "hidden_size": 32, "word_width": 32, "train_sentences": 0, "input_dropout": 0.1,
               "output_dropout": 0.1, "word_dropout": 0.0}  # fmt: skip
@@ -338,20 +384,53 @@ def test_a_resumed_retraining_equals_an_uninterrupted_one(tmp_path):
     assert resumed.test == whole.test
 
 
-@needs_transformers
-def test_a_second_run_on_cached_features_scores_the_same(tmp_path, encoder_folder, monkeypatch):  # noqa: F811
-    def without_the_model(*arguments):
-        raise AssertionError("The features were computed again.")
-
-    features = {"transformer": str(encoder_folder), "feature_cache": str(tmp_path / "cache"), "word_width": 0}
+def check_a_second_run(tmp_path, monkeypatch, module, **features):
+    """Run twice, the second time without the library, and expect the same numbers."""
+    features = {"feature_cache": str(tmp_path / "cache"), "word_width": 0, **features}
     first = run(tmp_path, "first", **features)
-    monkeypatch.setattr("trials.contextual.TransformerFeatures.features", without_the_model)
+    for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+        monkeypatch.setitem(sys.modules, name, None)
     second = run(tmp_path, "second", **features)
     keys = ("validation", "train")
     assert [[epoch[key] for key in keys] for epoch in second.history] == [
         [epoch[key] for key in keys] for epoch in first.history
     ]
     assert second.test == first.test
+
+
+@needs_transformers
+def test_a_second_run_on_cached_features_of_an_encoder_scores_the_same(tmp_path, encoder_folder, monkeypatch):  # noqa: F811
+    check_a_second_run(tmp_path, monkeypatch, "transformers", transformer=str(encoder_folder))
+
+
+@needs_flair
+def test_a_second_run_on_cached_features_of_flair_scores_the_same(tmp_path, flair_models, monkeypatch):  # noqa: F811
+    names = ", ".join(map(str, flair_models))
+    check_a_second_run(tmp_path, monkeypatch, "flair", flair=names, flair_pooling="mean")
+
+
+@needs_flair
+@needs_transformers
+def test_all_that_can_stand_for_a_word_combines(tmp_path, flair_models, encoder_folder):  # noqa: F811
+    (tmp_path / "glove").write_text("".join(f"{name.lower()} 1 {i} 0\n" for i, name in enumerate(entities.NAMES)))
+    overrides = {
+        "glove": str(tmp_path / "glove"), "flair": str(flair_models[0]), "transformer": str(encoder_folder),
+        "feature_cache": str(tmp_path / "cache"), "characters": "lstm",
+    }  # fmt: skip
+    found = tagger_data("embedded", resolve_settings(QUICK_SETTINGS, overrides), ("train", "dev"))
+    assert found.inputs.width == 8 + 8 + 3 + 2 * 6 + 8  # words, characters, vectors, flair and its pool, encoder
+    outcome = run(tmp_path, **overrides)
+    assert 0.0 <= outcome.test <= 100.0
+
+
+@needs_encoder
+def test_a_real_encoder_tells_entities_from_their_context(tmp_path, real_encoder):  # noqa: F811
+    features = {"transformer": str(real_encoder), "feature_cache": str(tmp_path / "cache"), "word_width": 0,
+                "characters": "none"}  # fmt: skip
+    outcome = run(
+        tmp_path, epochs=4, hidden_size=32, train_sentences=0, input_dropout=0.1, output_dropout=0.1, **features
+    )
+    assert outcome.test > 70.0, "a lookup of words, of which there are none here, reaches less than 40"
 
 
 @pytest.mark.data
