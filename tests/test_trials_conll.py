@@ -264,6 +264,26 @@ def test_vocabularies_hold_the_words_of_what_is_trained_on(data):
     assert width > data.inputs.words.embedding.num_embeddings
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("dev.txt", b"Oslo NNP I-LOC\n", r"dev.txt, line 1: found 3 column\(s\)"),
+        ("train.txt", b"Oslo B-LOC\nis X-LOC\n", "train.txt, line 2: found the tag 'X-LOC'"),
+        ("test.txt", b"", "test.txt: there is no sentence in this file"),
+        ("train.txt", b"Oslo B-LOC\nK\xf6ln B-LOC\n", "train.txt, line 2: byte 0xf6 is not utf-8 text"),
+        ("glove", b"oslo 1 2\nrome 1\n", "glove, line 2: found 1 numbers; expected 2"),
+    ],
+)
+def test_malformed_files_stop_a_trial_before_it_trains(tmp_path, name, content, message):
+    for split in ("train.txt", "dev.txt", "test.txt"):
+        (tmp_path / split).write_bytes(b"Oslo B-LOC\nis O\n")
+    (tmp_path / "glove").write_bytes(b"oslo 1 2\n")
+    conll.prepare(job(data=str(tmp_path), glove=str(tmp_path / "glove")))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        conll.prepare(job(data=str(tmp_path), glove=str(tmp_path / "glove")))
+
+
 def test_only_a_retraining_reads_the_test_file(tmp_path):
     folder = write_files(tmp_path)
     (tmp_path / "eng.testb").unlink()

@@ -32,7 +32,7 @@ LEARNING_RATE = 0.1
 
 
 class Trained:
-    """A tagger that takes training steps and notes the sentences a second of each, by the clock and by the processor."""
+    """A tagger that takes training steps; notes the sentences a second of each, by the clock and by processor time."""
 
     def __init__(self, data: TaggerData, hidden_size: int, device: str, backend: str, is_cell: bool) -> None:
         torch.manual_seed(0)
