@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import threading
 import time
 from pathlib import Path
@@ -226,6 +227,20 @@ def test_a_second_run_reads_the_same_features_without_computing_them(tmp_path):
     for name in SPLITS:
         assert all(torch.equal(one, other) for one, other in zip(first[name], second[name], strict=True))
     assert first["train"][0].dtype == torch.float16
+
+
+def test_computing_features_leaves_all_random_numbers_as_a_cache_does(tmp_path):
+    class Drawing(Counted):
+        def features(self, sentences):
+            for part in super().features(sentences):
+                yield part + 0.0 * (random.random() + np.random.rand() + torch.rand(1).item())
+
+    drawn = []
+    for _ in range(2):
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)
+        split_features(Drawing(), SPLITS, tmp_path)
+        drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert drawn[0] == drawn[1]
 
 
 def test_a_run_without_the_test_set_shares_the_cache_of_one_with_it(tmp_path):

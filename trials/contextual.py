@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -220,9 +223,22 @@ def split_features(
         return {name: split_features(model, {name: split}, folder)[name] for name, split in splits.items()}
     sentences = [words for split in splits.values() for words in split]
     key = cache_key(model.identity, splits.values())
-    table = cached_features(folder, key, sum(map(len, sentences)), lambda: model.features(sentences))
+    with _same_random_numbers_after():
+        table = cached_features(folder, key, sum(map(len, sentences)), lambda: model.features(sentences))
     parts = iter(torch.from_numpy(table).split([len(words) for words in sentences]))
     return {name: [next(parts) for _ in split] for name, split in splits.items()}
+
+
+@contextmanager
+def _same_random_numbers_after() -> Iterator[None]:
+    """Put all generators back: loading a model draws numbers, and a run that finds a cache is to draw the same."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 def _needed(module: str, extra: str) -> Any:
