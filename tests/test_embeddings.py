@@ -112,6 +112,15 @@ def test_character_features_of_padding_are_zero_and_have_no_gradient(kind):
     assert not model.embedding.weight.grad[PADDING].any()
 
 
+@pytest.mark.parametrize("kind", CHARACTER_MODELS)
+def test_weights_that_are_not_numbers_give_features_that_are_none(kind):
+    model = character_model(kind)
+    with torch.no_grad():
+        model.embedding.weight[VOCABULARY.number("c")] = float("nan")
+    features = model(forms("fedcba", "a", "abc", "cba"))
+    assert features[[0, 2, 3]].isnan().all() and features[1].isfinite().all()
+
+
 def test_an_odd_width_for_two_directions_is_refused():
     with pytest.raises(ValueError, match="character_width: found 7"):
         CharacterLSTM(VOCABULARY, spellings(FORMS, VOCABULARY), 7)

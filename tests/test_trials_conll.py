@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from idarts_nni.architecture import Architecture
+from idarts_nni.checkpoint import load_plain
 from idarts_nni.space import CellSpace
 from trials import conll, entities
 from trials.batching import Batches, collate
@@ -303,6 +304,23 @@ def test_file_vectors_characters_and_no_trained_words_combine(tmp_path):
     assert tagger(found).loss(collate(found.examples["dev"][:3])).isfinite()
 
 
+@pytest.mark.parametrize("word_width", [0, 8])
+@pytest.mark.parametrize("characters", ["none", "cnn", "lstm"])
+@pytest.mark.parametrize("glove", [False, True])
+def test_each_part_that_stands_for_a_word_can_be_left_out(tmp_path, word_width, characters, glove):
+    (tmp_path / "glove").write_text("marlow 1 2 3\n")
+    overrides = {"word_width": word_width, "characters": characters, "glove": str(tmp_path / "glove") if glove else ""}
+    width = word_width + 8 * (characters != "none") + 3 * glove
+    if not width:
+        with pytest.raises(ValueError, match="Nothing stands for a word"):
+            tagger_data("embedded", resolve_settings(QUICK_SETTINGS, overrides), ("train", "dev"))
+        return
+    found = tagger_data("embedded", resolve_settings(QUICK_SETTINGS, overrides), ("train", "dev"))
+    assert found.inputs.width == width
+    tagger(found).loss(collate(found.examples["dev"][:5])).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in found.inputs.parameters())
+
+
 # -- the recipe
 
 
@@ -383,6 +401,39 @@ def test_context_is_learnt_from_the_embedded_data(tmp_path):
     assert outcome.test > 80.0, "a lookup reaches less than 40"
     assert outcome.scores["test PER f1"] > 50.0 and "test PER precision" in outcome.scores
     assert outcome.validation == max(epoch["validation"] for epoch in outcome.history)
+
+
+def test_the_test_set_is_read_once_at_the_end_by_the_weights_that_were_best(tmp_path):
+    read, history = [], []
+
+    class Watched(list):
+        def __iter__(self):
+            state = {name: value.clone() for name, value in module.state_dict().items()}
+            read.append((len(history), state))  # at the first batch: the trainer asks for an iterator to see if it can
+            yield from super().__iter__()
+
+    def prepare(asked):
+        nonlocal module
+        workload = conll.prepare(asked)
+        module = workload.module
+        workload.test = Watched(workload.test)
+        return workload
+
+    module = None
+    task = SimpleNamespace(prepare=prepare, METRIC=conll.METRIC, OPTIMIZE_MODE=conll.OPTIMIZE_MODE)
+    outcome = run_job(task, job(epochs=4, learning_rate=2.0), tmp_path, history.append)
+    ((epochs, weights),) = read
+    assert epochs == 4
+    best = load_plain(tmp_path / "best.ckpt")
+    assert best["epoch"] == max(range(4), key=lambda index: outcome.history[index]["validation"])
+    assert all(torch.equal(weights[name], value) for name, value in best["state_dict"].items())
+
+
+@pytest.mark.parametrize("method", ["lstm", "random"])
+def test_half_precision_trains(tmp_path, method):
+    asked = job(method=method, **({"space": None, "architecture": None} if method == "lstm" else {}))
+    outcome = run_job(conll, dataclasses.replace(asked, precision="bf16"), tmp_path, lambda metrics: None)
+    assert outcome.history[-1]["train"] < outcome.history[0]["train"]
 
 
 def test_a_resumed_retraining_equals_an_uninterrupted_one(tmp_path):

@@ -125,7 +125,8 @@ class CharacterCNN(CharacterModel):
         answers = nn.functional.embedding(padded[:, :width], summands[0])  # (U, W, E)
         for place, part in enumerate(summands[1:], start=1):
             answers += nn.functional.embedding(padded[:, place : place + width], part)
-        answers.masked_fill_(is_padding[:, :, None], -math.inf)
+        # What is no number is taken for the largest, so that it shows in the loss.
+        answers.nan_to_num_(math.inf, math.inf, -math.inf).masked_fill_(is_padding[:, :, None], -math.inf)
         # The first place that has the largest answer; argmax takes ten times as long for it.
         places = torch.arange(width, 0, -1, dtype=answers.dtype, device=answers.device)[:, None]
         return width - (places * (answers == answers.amax(1, keepdim=True))).amax(1).long()
