@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 from idarts_nni.architecture import Architecture
 from idarts_nni.checkpoint import load_plain
@@ -33,6 +35,7 @@ from .test_contextual import (  # noqa: F401  (fixtures)
     real_encoder,
 )
 
+EXPERIMENTS = Path(__file__).parents[1] / "trials" / "experiments"
 TINY = CellSpace(2, ("zeroize", "tanh", "relu"))
 CELL = Architecture.random(TINY, 1)
 PAPER = CellSpace(8, ("zeroize", "tanh", "relu", "sigmoid", "identity"))
@@ -394,10 +397,16 @@ def test_a_step_with_sparse_gradients_is_the_one_with_dense_ones(tmp_path, monke
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_context_is_learnt_from_the_embedded_data(tmp_path):
-    longer = {"epochs": 8, "hidden_size": 32, "word_width": 32, "train_sentences": 0, "input_dropout": 0.1,
-              "output_dropout": 0.1, "word_dropout": 0.0}  # fmt: skip
-    outcome = run(tmp_path, method="lstm", space=None, architecture=None, **longer)
+@pytest.mark.parametrize("method", ["idarts", "lstm"])
+def test_trials_of_the_tiny_experiment_learn_context(tmp_path, method):
+    arguments = yaml.safe_load((EXPERIMENTS / "conll_tiny.yaml").read_text())["tuner"]["classArgs"]
+    space, cell = (CellSpace.from_yaml(EXPERIMENTS / "../../search_spaces/tiny.yaml"), None)
+    if method == "idarts":
+        search = Job("search", method, 1, space, None, arguments["search"], arguments["data"])
+        cell = run_job(conll, search, tmp_path / "search", lambda metrics: None).architecture
+    space = space if cell else None
+    retrain = Job("retrain", method, 1, space, cell, arguments["retrain"], arguments["data"])
+    outcome = run_job(conll, retrain, tmp_path / "retrain", lambda metrics: None)
     assert outcome.test > 80.0, "a lookup reaches less than 40"
     assert outcome.scores["test PER f1"] > 50.0 and "test PER precision" in outcome.scores
     assert outcome.validation == max(epoch["validation"] for epoch in outcome.history)
