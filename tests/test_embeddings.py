@@ -1,34 +1,38 @@
-"""What stands for a word: trained vectors, characters, vectors from files, frozen features and their cache."""
+"""What stands for a word: trained vectors, characters, vectors from files, and the cache of frozen features."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
+import random
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from trials.batching import PADDING, UNKNOWN, Vocabulary
-from trials.contextual import PooledFlairFeatures, TransformerFeatures, split_features
-from trials.embeddings import CHARACTER_MODELS, CharacterLSTM, WordEmbedding
+from trials.batching import PADDING, UNKNOWN, Vocabulary, spellings
+from trials.contextual import split_features
+from trials.embeddings import CHARACTER_MODELS, CharacterCNN, CharacterLSTM, CharacterModel, WordEmbedding
 from trials.feature_cache import cache_key, cached_features
 from trials.glove import PretrainedEmbedding, read_vectors
-
-needs_transformers = pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
-)
-needs_flair = pytest.mark.skipif(importlib.util.find_spec("flair") is None, reason="flair is not installed")
+from trials.layers import clip_gradients
 
 VOCABULARY = Vocabulary({letter: 2 for letter in "abcdef"})
 
 
-def spelled(*words: str, width: int) -> torch.Tensor:
-    """Characters of some words, shape (T, 1, W)."""
-    rows = [[VOCABULARY.number(letter) for letter in word] + [PADDING] * (width - len(word)) for word in words]
-    return torch.tensor(rows)[:, None]
+FORMS = Vocabulary({word: 1 for word in ("a", "aab", "abc", "cba", "eeee", "fedcba")})
+
+
+def forms(*words: str) -> torch.Tensor:
+    """Numbers of some words, 0 for none, shape (T, 1)."""
+    return torch.tensor([FORMS.number(word) if word else PADDING for word in words])[:, None]
+
+
+def character_model(kind: str) -> CharacterModel:
+    return CHARACTER_MODELS[kind](VOCABULARY, spellings(FORMS, VOCABULARY), 6)
 
 
 # -- trained
@@ -60,18 +64,47 @@ def test_rare_words_are_hidden_at_the_rate_that_was_asked_for():
 @pytest.mark.parametrize("kind", CHARACTER_MODELS)
 def test_character_features_depend_on_the_word_alone(kind):
     torch.manual_seed(0)
-    model = CHARACTER_MODELS[kind](VOCABULARY, 6)
-    together = model(spelled("a", "abc", "fedcba", "abc", width=9))
+    model = character_model(kind)
+    together = model(forms("a", "abc", "fedcba", "abc"))
     for row, word in enumerate(["a", "abc", "fedcba", "abc"]):
-        alone = model(spelled(word, width=len(word)))
-        torch.testing.assert_close(together[row], alone[0])
-    assert not torch.allclose(together[1], model(spelled("cba", width=3))[0])
+        torch.testing.assert_close(together[row], model(forms(word))[0])
+    assert not torch.allclose(together[1], model(forms("cba"))[0])
+
+
+def naive_convolution(model: CharacterCNN, word: str) -> torch.Tensor:
+    """Answers of the filters at every window of a word, written out; the strongest of each filter."""
+    padded = [PADDING, *(VOCABULARY.number(letter) for letter in word), PADDING]
+    answers = []
+    for place in range(len(word)):
+        window = model.embedding(torch.tensor(padded[place : place + 3]))  # (3, width of a character)
+        answers.append(model.filters(window.T.flatten()))
+    return torch.stack(answers).amax(0)
+
+
+def naive_reading(model: CharacterLSTM, word: str) -> torch.Tensor:
+    vectors = model.embedding(torch.tensor([[VOCABULARY.number(letter) for letter in word]]))
+    outputs, _ = model.lstm(vectors)
+    half = model.width // 2
+    return torch.cat([outputs[0, -1, :half], outputs[0, 0, half:]])
+
+
+@pytest.mark.parametrize(("kind", "naive"), [("cnn", naive_convolution), ("lstm", naive_reading)])
+def test_character_features_and_gradients_equal_those_of_each_word_by_itself(kind, naive):
+    torch.manual_seed(0)
+    model = character_model(kind).double()
+    words = ["abc", "", "fedcba", "a", "abc", "aab", "eeee"]
+    expected = torch.stack([naive(model, word) if word else torch.zeros(6).double() for word in words])
+    actual = model(forms(*words))[:, 0]
+    torch.testing.assert_close(actual, expected)
+    weights = torch.randn_like(expected)
+    gradients = [torch.autograd.grad((one * weights).sum(), list(model.parameters())) for one in (actual, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("kind", CHARACTER_MODELS)
 def test_character_features_of_padding_are_zero_and_have_no_gradient(kind):
-    model = CHARACTER_MODELS[kind](VOCABULARY, 6)
-    features = model(spelled("", "ab", width=4))
+    model = character_model(kind)
+    features = model(forms("", "ab"))
     assert not features[0].any()
     features.sum().backward()
     for parameter in model.parameters():
@@ -79,9 +112,39 @@ def test_character_features_of_padding_are_zero_and_have_no_gradient(kind):
     assert not model.embedding.weight.grad[PADDING].any()
 
 
+@pytest.mark.parametrize("kind", CHARACTER_MODELS)
+def test_weights_that_are_not_numbers_give_features_that_are_none(kind):
+    model = character_model(kind)
+    with torch.no_grad():
+        model.embedding.weight[VOCABULARY.number("c")] = float("nan")
+    features = model(forms("fedcba", "a", "abc", "cba"))
+    assert features[[0, 2, 3]].isnan().all() and features[1].isfinite().all()
+
+
 def test_an_odd_width_for_two_directions_is_refused():
     with pytest.raises(ValueError, match="character_width: found 7"):
-        CharacterLSTM(VOCABULARY, 7)
+        CharacterLSTM(VOCABULARY, spellings(FORMS, VOCABULARY), 7)
+
+
+def test_sparse_gradients_train_the_same_vectors_as_dense_ones():
+    vocabulary = Vocabulary({letter: 2 for letter in "abcdef"})
+    trained = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(WordEmbedding(vocabulary, 4, 0.0, sparse), torch.nn.Linear(4, 3))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        # A word twice in a batch, and gradients that are cut at first and later are not.
+        for words, size in (([2, 3, 3, 5], 10.0), ([0, 2, 7, 4], 0.01), ([3, 3, 3, 3], 3.0)):
+            optimizer.zero_grad()
+            (size * model(torch.tensor([words])).sin()).sum().backward()
+            assert model[0].embedding.weight.grad.is_sparse == sparse
+            if sparse:
+                clip_gradients(model.parameters(), 1.0)
+            else:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        trained.append(list(model.parameters()))
+    torch.testing.assert_close(*trained)
 
 
 # -- vectors from a file
@@ -175,6 +238,20 @@ def test_a_second_run_reads_the_same_features_without_computing_them(tmp_path):
     assert first["train"][0].dtype == torch.float16
 
 
+def test_computing_features_leaves_all_random_numbers_as_a_cache_does(tmp_path):
+    class Drawing(Counted):
+        def features(self, sentences):
+            for part in super().features(sentences):
+                yield part + 0.0 * (random.random() + np.random.rand() + torch.rand(1).item())
+
+    drawn = []
+    for _ in range(2):
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)
+        split_features(Drawing(), SPLITS, tmp_path)
+        drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert drawn[0] == drawn[1]
+
+
 def test_a_run_without_the_test_set_shares_the_cache_of_one_with_it(tmp_path):
     model = Counted()
     split_features(model, {"train": SPLITS["train"]}, tmp_path)
@@ -229,6 +306,31 @@ def test_an_interrupted_computation_leaves_nothing_that_looks_whole(tmp_path):
     assert model.calls == 2
 
 
+def test_of_several_that_ask_at_once_one_computes(tmp_path):
+    started = threading.Barrier(4)
+
+    class Slow(Counted):
+        def features(self, sentences):
+            for part in super().features(sentences):
+                time.sleep(0.02)
+                yield part
+
+    model = Slow()
+    found = [None] * 4
+
+    def ask(number):
+        started.wait(10)
+        found[number] = split_features(model, SPLITS, tmp_path)["train"][0].tolist()
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert model.calls == 2  # once for each split
+    assert found == [[[2.0, 97.0], [1.0, 99.0]]] * 4
+
+
 def test_the_key_tells_models_words_sentence_borders_and_splits_apart():
     keys = [
         cache_key("one", [[("a", "b")]]),
@@ -255,147 +357,3 @@ def test_the_key_tells_models_words_sentence_borders_and_splits_apart():
 def test_features_that_do_not_fit_the_words_are_refused(tmp_path, parts, message):
     with pytest.raises(ValueError, match=message):
         cached_features(tmp_path, "key", 3, lambda: iter(parts))
-
-
-# -- frozen models
-
-
-@pytest.fixture
-def encoder_folder(tmp_path):
-    """A small BERT with random weights, saved as a user's would be."""
-    transformers = pytest.importorskip("transformers")
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "oslo", "##s", "rain", "##ing", "in", "it", "is", "."]
-    (tmp_path / "vocab.txt").write_text("\n".join(pieces))
-    tokenizer = transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"), do_lower_case=True)
-    config = transformers.BertConfig(
-        vocab_size=len(pieces),
-        hidden_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=12,
-    )
-    torch.manual_seed(0)
-    folder = tmp_path / "encoder"
-    transformers.BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@needs_transformers
-def test_a_word_of_several_pieces_gets_their_mean(encoder_folder):
-    import transformers
-
-    features = np.concatenate(list(TransformerFeatures(encoder_folder).features([("It", "is", "raining", ".")])))
-    model = transformers.AutoModel.from_pretrained(encoder_folder).eval()
-    with torch.no_grad():
-        # [CLS] it is rain ##ing . [SEP]
-        states = model(torch.tensor([[2, 9, 10, 6, 7, 11, 3]])).last_hidden_state[0]
-    expected = torch.stack([states[1], states[2], (states[3] + states[4]) / 2, states[5]])
-    np.testing.assert_allclose(features, expected.numpy(), atol=1e-5)
-
-
-@needs_transformers
-def test_features_of_a_sentence_do_not_depend_on_its_neighbours(encoder_folder):
-    model = TransformerFeatures(encoder_folder)
-    one, other = ("Oslo",), ("it", "is", "raining", "in", "Oslo")
-    together = np.concatenate(list(model.features([one, other])))
-    np.testing.assert_allclose(together[:1], next(model.features([one])), atol=1e-5)
-    np.testing.assert_allclose(together[1:], next(model.features([other])), atol=1e-5)
-
-
-@needs_transformers
-def test_a_sentence_that_is_too_long_is_cut_between_words(encoder_folder):
-    model = TransformerFeatures(encoder_folder)
-    words = ("it", "is", "raining", "in", "Oslo", ".", "it", "is", "raining", ".")
-    features = np.concatenate(list(model.features([words])))
-    parts = [np.concatenate(list(model.features([part]))) for part in (words[:5], words[5:])]
-    np.testing.assert_allclose(features, np.concatenate(parts), atol=1e-5)
-
-
-@needs_transformers
-def test_a_word_without_any_piece_gets_zeros(encoder_folder):
-    features = np.concatenate(list(TransformerFeatures(encoder_folder).features([("it", "\u200d\u0000", ".")])))
-    assert features.shape == (3, 8)
-    assert not features[1].any()
-    assert features[2].any()
-
-
-@needs_transformers
-def test_other_weights_are_another_model(encoder_folder):
-    import transformers
-
-    before = TransformerFeatures(encoder_folder).identity
-    assert TransformerFeatures(encoder_folder).identity == before
-    model = transformers.AutoModel.from_pretrained(encoder_folder)
-    torch.nn.init.normal_(model.embeddings.word_embeddings.weight)
-    model.save_pretrained(encoder_folder)
-    assert TransformerFeatures(encoder_folder).identity != before
-
-
-def test_a_folder_without_a_model_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
-        TransformerFeatures(tmp_path)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="transformers is installed")
-def test_without_transformers_the_error_names_what_to_install(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'idarts-nni\[transformers\]'"):
-        TransformerFeatures(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def flair_models(tmp_path_factory):
-    """A forward and a backward character model, trained for a moment and saved by flair."""
-    flair_models = pytest.importorskip("flair.models")
-    data = pytest.importorskip("flair.data")
-    trainer_module = pytest.importorskip("flair.trainers.language_model_trainer")
-    folder = tmp_path_factory.mktemp("flair")
-    corpus = folder / "corpus"
-    (corpus / "train").mkdir(parents=True)
-    text = "it is raining in Oslo . Oslo is grey . is it raining ? \n" * 20
-    for name in ("train/split_1", "valid.txt", "test.txt"):
-        (corpus / name).write_text(text)
-    characters = data.Dictionary()
-    for character in sorted(set(text)):
-        characters.add_item(character)
-    paths = []
-    for is_forward in (True, False):
-        texts = trainer_module.TextCorpus(corpus, characters, is_forward, character_level=True)
-        model = flair_models.LanguageModel(characters, is_forward, hidden_size=6, nlayers=1)
-        trainer = trainer_module.LanguageModelTrainer(model, texts)
-        trainer.train(folder / str(is_forward), sequence_length=10, mini_batch_size=4, max_epochs=2)
-        paths.append(folder / str(is_forward) / "best-lm.pt")
-    return paths
-
-
-FLAIR_SENTENCES = [("Oslo", "is", "grey"), ("it", "is", "raining", "in", "Oslo"), ("is", "it", "?")]
-
-
-@needs_flair
-def test_pooled_features_join_a_words_features_with_the_pool_of_those_before(flair_models):
-    rows = np.concatenate(list(PooledFlairFeatures(flair_models).features(FLAIR_SENTENCES)))
-    words = [word for sentence in FLAIR_SENTENCES for word in sentence]
-    assert rows.shape == (len(words), 2 * 2 * 6)
-    for start in (0, 12):  # forward, backward: each the features themselves and the pool
-        own, pooled = rows[:, start : start + 6], rows[:, start + 6 : start + 12]
-        for index, word in enumerate(words):
-            earlier = [own[i] for i in range(index + 1) if words[i] == word]
-            np.testing.assert_allclose(pooled[index], np.min(earlier, axis=0), atol=1e-6)
-
-
-@needs_flair
-def test_pooled_features_do_not_depend_on_how_often_the_data_were_read(flair_models, tmp_path):
-    model = PooledFlairFeatures(flair_models)
-    first = np.concatenate(list(model.features(FLAIR_SENTENCES)))
-    np.testing.assert_array_equal(first, np.concatenate(list(model.features(FLAIR_SENTENCES))))
-    np.testing.assert_allclose(first[:3], np.concatenate(list(model.features(FLAIR_SENTENCES[:1]))), atol=1e-6)
-    splits = {"train": FLAIR_SENTENCES[:2], "dev": FLAIR_SENTENCES[2:]}
-    cached = split_features(model, splits, tmp_path)
-    np.testing.assert_allclose(torch.cat(cached["train"] + cached["dev"]).numpy(), first, atol=1e-3)
-
-
-def test_a_missing_flair_model_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected a language model saved by flair"):
-        PooledFlairFeatures([tmp_path / "none.pt"])

@@ -188,3 +188,15 @@ def test_scores_by_type_have_a_line_for_each_type_and_none_without():
     lines = scores_markdown([record, {**record, "scores": {}}]).splitlines()
     assert len(lines) == 3 and "LOC" in lines[2] and "90.00" in lines[2] and "84.70" in lines[2]
     assert scores_markdown([{**record, "scores": None}]) == ""
+
+
+def test_runs_trained_on_more_are_told_apart_and_so_are_those_that_failed():
+    label = "full, trained on train+dev"
+    task = {"method": "lstm", "seed": 2, "key": "retrain-lstm-s2", "stage": "retrain", "cell": "-", "scale": "full"}
+    gap = failed_record({**task, "settings": '{"train_on": "train+dev"}'}, state="failed", reason="out of memory")
+    gap = {**gap, "experiment": "small", "task": "ptb"}
+    summary = summary_table(trial_table([record("lstm"), record("lstm", scale=label), gap]))
+    assert [(row["scale"], row["runs"], row["failed"]) for row in summary.to_dict("records")] == [
+        ("full", 1, 0), (label, 2, 1)
+    ]  # fmt: skip
+    assert label in summary_markdown(summary)

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from idarts_nni.parameters import Settings
-from idarts_nni.scales import scaled_arguments, write_scaled
+from idarts_nni.scales import scale_label, scaled_arguments, write_scaled
 
 FULL = {
     "methods": ["idarts"],
@@ -94,3 +94,8 @@ def test_the_copy_of_a_file_names_the_same_things_from_anywhere(tmp_path):
     assert copy["trainingService"][0]["sshKeyFile"] == str(tmp_path / "home" / "key")
     assert copy["tuner"]["classArgs"] == {**FULL, "search": {"train_file": "a.txt"}, "scale": "small"}
     assert copy["trialCommand"] == "python my_trial.py"
+
+
+def test_a_label_says_what_was_trained_on_where_that_is_not_the_training_set_alone():
+    assert scale_label("small", {}) == scale_label("small", {"train_on": "train"}) == "small"
+    assert scale_label("full", {"train_on": "train+dev"}) == "full, trained on train+dev"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from trials import entities
 from trials.batching import (
+    PADDING,
     UNKNOWN,
     Batches,
     Example,
@@ -21,6 +22,7 @@ from trials.batching import (
     collate,
     encode,
     form_vocabulary,
+    spellings,
     word_vocabulary,
 )
 from trials.schemes import SCHEMES, Entity, convert_tags, entities_of, first_misfit, may_follow, tag_set, tags_of
@@ -288,8 +290,7 @@ def test_the_more_frequent_word_gets_the_lower_number_and_ties_break_by_name():
 
 def examples_of_lengths(lengths: list[int]) -> list[Example]:
     return [
-        Example(torch.full((n,), i + 2), torch.full((n,), i + 2), torch.full((n, 1 + i % 3), 2), torch.ones(n).long())
-        for i, n in enumerate(lengths)
+        Example(torch.full((n,), i + 2), torch.full((n,), i + 2), torch.ones(n).long()) for i, n in enumerate(lengths)
     ]
 
 
@@ -297,7 +298,8 @@ def test_a_batch_holds_its_sentences_and_nothing_else():
     corpus = entities.corpus("dev")
     words, forms, characters = word_vocabulary([corpus]), form_vocabulary([corpus]), character_vocabulary([corpus])
     tags = tag_set(corpus.types, "bio")
-    examples = encode(corpus, words, forms, characters, tags)
+    examples = encode(corpus, words, forms, tags)
+    table = spellings(forms, characters)
     batch = collate(examples[:5])
     for column, sentence in enumerate(corpus.sentences[:5]):
         length = len(sentence)
@@ -305,9 +307,9 @@ def test_a_batch_holds_its_sentences_and_nothing_else():
         assert [words.entries[n] for n in batch.words[:length, column]] == [word.lower() for word in sentence.words]
         assert [forms.entries[n] for n in batch.forms[:length, column]] == list(sentence.words)
         assert [tags[n] for n in batch.tags[:length, column]] == list(sentence.tags)
-        spelled = ["".join(characters.entries[n] for n in row if n) for row in batch.characters[:length, column]]
+        spelled = ["".join(characters.entries[n] for n in row if n) for row in table[batch.forms[:length, column]]]
         assert spelled == list(sentence.words)
-        for padded in (batch.words, batch.forms, batch.tags, batch.characters, batch.mask):
+        for padded in (batch.words, batch.forms, batch.tags, batch.mask):
             assert not padded[length:, column].any()
 
 
@@ -344,5 +346,10 @@ def test_long_words_are_cut_in_the_middle():
     sentence = corpus.sentences[0]
     long = type(corpus)((type(sentence)(("a" * 40 + "z",), ("O",)),), "bio", "here")
     vocabulary = character_vocabulary([long])
-    example = encode(long, vocabulary, vocabulary, vocabulary, ["O"], longest_word=5)[0]
-    assert "".join(vocabulary.entries[n] for n in example.characters[0]) == "aaaaz"
+    table = spellings(form_vocabulary([long]), vocabulary, longest_word=5)
+    assert "".join(vocabulary.entries[n] for n in table[-1]) == "aaaaz"
+
+
+def test_an_unknown_form_is_spelt_with_one_unknown_character():
+    table = spellings(Vocabulary({"ab": 1}), Vocabulary({"a": 1}))
+    assert table.tolist() == [[PADDING, PADDING], [UNKNOWN, PADDING], [2, UNKNOWN]]

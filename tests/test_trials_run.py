@@ -59,6 +59,26 @@ def test_bad_input_ends_with_exit_code_2_and_says_what_would_work(tmp_path, argu
     assert not (tmp_path / "record.json").exists()
 
 
+TAGGER = ("conll", "--stage", "retrain", "--method", "lstm", "--set", "epochs=1", "--set", "hidden_size=8")
+
+
+def test_a_tagger_trained_on_the_development_set_too_is_labelled_so(tmp_path):
+    done = run(*TAGGER, "--data", "embedded", "--set", "train_on=train+dev", "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["scale"] == "full, trained on train+dev" and record["settings"]["train_on"] == "train+dev"
+
+
+def test_malformed_entity_data_ends_a_trial_with_file_and_line(tmp_path):
+    for split in ("train.txt", "dev.txt", "test.txt"):
+        (tmp_path / split).write_text("Oslo B-LOC\nis O\n")
+    (tmp_path / "test.txt").write_text("Oslo B-LOC\nRome B-CITY\n")
+    done = run(*TAGGER, "--data", tmp_path, "--output", tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "test.txt, line 2: unknown entity type 'CITY'" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "record.json").exists()
+
+
 def test_ctrl_c_leaves_by_the_signal_and_the_same_command_goes_on(tmp_path):
     arguments = ("ptb", *SEARCH, *SMALL, "--set", "epochs=60", "--output", tmp_path)
     process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

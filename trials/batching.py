@@ -1,6 +1,6 @@
 """Words as numbers, and sentences as padded batches.
 
-Axis letters: ``T`` words, ``B`` sentences, ``W`` characters, ``F`` width of frozen features.
+Axis letters: ``T`` words, ``B`` sentences, ``V`` vocabulary, ``W`` characters, ``F`` width of frozen features.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from .tagging import Corpus
 
@@ -67,13 +66,25 @@ def word_vocabulary(corpora: Iterable[Corpus], least: int = 1) -> Vocabulary:
 
 
 def form_vocabulary(corpora: Iterable[Corpus]) -> Vocabulary:
-    """Count the words of some corpora as they are spelt, under which vectors that are not trained are kept."""
+    """Count the words of some corpora as they are spelt: what characters and vectors that are not trained go by."""
     return Vocabulary(Counter(word for corpus in corpora for word in _words(corpus)))
 
 
 def character_vocabulary(corpora: Iterable[Corpus], least: int = 1) -> Vocabulary:
     """Count the characters of some corpora, upper and lower case apart."""
     return Vocabulary(Counter(character for corpus in corpora for word in _words(corpus) for character in word), least)
+
+
+def spellings(forms: Vocabulary, characters: Vocabulary, longest_word: int = 30) -> Tensor:
+    """Return the characters of each word of a vocabulary, shape ``(V, W)``, padded to the longest word.
+
+    Characters beyond the first half and the last half of ``longest_word`` are left out. An unknown word has one
+    character, an unknown one.
+    """
+    rows = [[], [UNKNOWN]]
+    rows += [[characters.number(one) for one in _cut(word, longest_word)] for word in forms.entries[2:]]
+    widest = max(map(len, rows))
+    return torch.tensor([row + [PADDING] * (widest - len(row)) for row in rows], dtype=torch.int32)
 
 
 @dataclass(frozen=True)
@@ -84,8 +95,6 @@ class Example:
     """Shape ``(T,)``."""
     forms: Tensor
     """The words as they are spelt, shape ``(T,)``."""
-    characters: Tensor
-    """Shape ``(T, W)``: each word padded to the sentence's longest."""
     tags: Tensor
     """Shape ``(T,)``."""
     features: tuple[Tensor, ...] = ()
@@ -100,8 +109,6 @@ class Batch:
     """Shape ``(T, B)``; 0 at padding, as in the others."""
     forms: Tensor
     """Shape ``(T, B)``."""
-    characters: Tensor
-    """Shape ``(T, B, W)``."""
     tags: Tensor
     """Shape ``(T, B)``."""
     mask: Tensor
@@ -124,10 +131,8 @@ def encode(
     corpus: Corpus,
     words: Vocabulary,
     forms: Vocabulary,
-    characters: Vocabulary,
     tags: Sequence[str],
     features: Sequence[Sequence[Tensor]] = (),
-    longest_word: int = 30,
 ) -> list[Example]:
     """Turn a corpus, in the scheme of ``tags``, into numbers.
 
@@ -135,46 +140,44 @@ def encode(
     ----------
     corpus
         What to encode; its entity types must be known (:meth:`~trials.tagging.Corpus.check_types`).
-    words, forms, characters
+    words, forms
         The vocabularies.
     tags
         All tags; their numbers are their positions.
     features
         For each frozen model the features of each sentence, shape ``(T, F)``.
-    longest_word
-        Characters beyond the first half and the last half of this many are left out.
     """
     numbers = {tag: number for number, tag in enumerate(tags)}
-    examples = []
-    for index, sentence in enumerate(corpus.sentences):
-        spelled = [[characters.number(one) for one in _cut(word, longest_word)] for word in sentence.words]
-        widest = max(len(row) for row in spelled)
-        examples.append(
-            Example(
-                torch.tensor([words.number(normalised(word)) for word in sentence.words]),
-                torch.tensor([forms.number(word) for word in sentence.words]),
-                torch.tensor([row + [PADDING] * (widest - len(row)) for row in spelled]),
-                torch.tensor([numbers[tag] for tag in sentence.tags]),
-                tuple(of_model[index] for of_model in features),
-            )
+    return [
+        Example(
+            torch.tensor([words.number(normalised(word)) for word in sentence.words]),
+            torch.tensor([forms.number(word) for word in sentence.words]),
+            torch.tensor([numbers[tag] for tag in sentence.tags]),
+            tuple(of_model[index] for of_model in features),
         )
-    return examples
+        for index, sentence in enumerate(corpus.sentences)
+    ]
 
 
 def collate(examples: Sequence[Example]) -> Batch:
     """Pad some sentences to the longest of them."""
-    widest = max(example.characters.shape[1] for example in examples)
-    spelled = [
-        torch.nn.functional.pad(example.characters, (0, widest - example.characters.shape[1])) for example in examples
-    ]
+    lengths = torch.tensor([len(example.words) for example in examples])
+    mask = torch.arange(int(lengths.max()))[:, None] < lengths  # (T, B)
+    # Where the words of one sentence after the other belong, counted row by row.
+    place = mask.T.nonzero()[:, [1, 0]] @ torch.tensor([len(examples), 1])
+
+    def padded(parts: Sequence[Tensor]) -> Tensor:
+        filled = torch.cat(list(parts))
+        whole = filled.new_zeros(mask.numel(), *filled.shape[1:])
+        return whole.index_copy_(0, place, filled).view(*mask.shape, *filled.shape[1:])
+
     features = [torch.cat(example.features, dim=1) for example in examples if example.features]
     return Batch(
-        pad_sequence([example.words for example in examples]),
-        pad_sequence([example.forms for example in examples]),
-        pad_sequence(spelled),
-        pad_sequence([example.tags for example in examples]),
-        pad_sequence([torch.ones_like(example.words, dtype=torch.bool) for example in examples]),
-        pad_sequence(features) if features else None,
+        padded([example.words for example in examples]),
+        padded([example.forms for example in examples]),
+        padded([example.tags for example in examples]),
+        mask,
+        padded(features) if features else None,
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from .batching import Batch, Batches
 from .conll_data import SPLITS, tagger_data
 from .conll_settings import RETRAIN, SEARCH, Settings
+from .layers import clip_gradients
 from .spans import SpanScores, span_scores
 from .tagger import Tagger
 from .task import Job, Workload, resolve_settings
@@ -37,7 +38,10 @@ def prepare(job: Job) -> Workload:
     settings = resolve_settings(defaults, job.overrides)
     # Only a retraining reads the test file, and only after training does its model see it.
     splits = SPLITS if job.stage == "retrain" else SPLITS[:2]
-    data = tagger_data(job.data, settings, splits, job.device)
+    # A GPU goes over all word vectors in no time, a search's own clipping knows no sparse gradients, and weight decay
+    # changes every row.
+    sparse = not searching and settings.weight_decay == 0.0 and job.device == "cpu"
+    data = tagger_data(job.data, settings, splits, job.device, sparse)
     model = Tagger(
         data.inputs,
         data.tags,
@@ -101,6 +105,16 @@ class TaggerRecipe(LightningModule):
         if self.trainer.training:  # not where a search only measures
             self._losses.append(loss.detach())
         return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm of all gradients, as the trainer would, but sparse ones too."""
+        if gradient_clip_val:
+            clip_gradients(self.parameters(), gradient_clip_val)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Tag a batch."""

@@ -10,14 +10,14 @@ from pathlib import Path
 from torch import Tensor
 
 from . import entities
-from .batching import Example, Vocabulary, character_vocabulary, encode, form_vocabulary, word_vocabulary
+from .batching import Example, Vocabulary, character_vocabulary, encode, form_vocabulary, spellings, word_vocabulary
 from .conll_settings import Settings
 from .contextual import FrozenModel, PooledFlairFeatures, TransformerFeatures, split_features
 from .embeddings import CHARACTER_MODELS, WordEmbedding
 from .glove import PretrainedEmbedding, read_vectors
 from .schemes import tag_set
 from .tagger import WordInput
-from .tagging import Corpus, read_conll
+from .tagging import COLUMNS, Corpus, read_conll
 
 SPLITS = ("train", "dev", "test")
 
@@ -59,21 +59,23 @@ def load_corpora(data: str, settings: Settings, splits: tuple[str, ...] = SPLITS
         corpora = {split: entities.corpus(split) for split in splits}
     else:
         names = {"train": settings.train_file, "dev": settings.dev_file, "test": settings.test_file}
-        corpora = {
-            split: read_conll(_find(data, split, names[split]), scheme=settings.file_scheme, encoding=settings.encoding)
-            for split in splits
-        }
+        columns = (settings.columns,) if settings.columns else COLUMNS
+        reading = {"scheme": settings.file_scheme, "columns": columns, "encoding": settings.encoding}
+        corpora = {split: read_conll(_find(data, split, names[split]), **reading) for split in splits}
     known = corpora["train"].types
     for corpus in corpora.values():
         corpus.check_types(known)
     return {split: corpus.converted(settings.scheme) for split, corpus in corpora.items()}
 
 
-def tagger_data(data: str, settings: Settings, splits: tuple[str, ...] = SPLITS, device: str = "cpu") -> TaggerData:
+def tagger_data(
+    data: str, settings: Settings, splits: tuple[str, ...] = SPLITS, device: str = "cpu", sparse: bool = False
+) -> TaggerData:
     """Read some splits, the first of them ``train``, and make all that stands for their words.
 
     The trained vocabularies hold the words and characters of what is trained on. Only vectors that are not trained are
-    looked up, and only frozen features computed, for words of the other splits.
+    looked up, and only frozen features computed, for words of the other splits. With ``sparse`` the gradient of the
+    trained word vectors has only the rows of a batch; plain SGD without weight decay takes that.
     """
     corpora = load_corpora(data, settings, splits)
     tags = tag_set(corpora["train"].types, settings.scheme)
@@ -88,22 +90,27 @@ def tagger_data(data: str, settings: Settings, splits: tuple[str, ...] = SPLITS,
     )
     features = _frozen_features(corpora, settings, device)
     examples = {
-        split: encode(corpus, words, forms, characters, tags, [of_model[split] for of_model in features])
+        split: encode(corpus, words, forms, tags, [of_model[split] for of_model in features])
         for split, corpus in corpora.items()
     }
     if settings.train_on == "train+dev":
         examples["train"] = examples["train"] + examples["dev"]
     width = sum(one.shape[1] for one in examples["train"][0].features)
-    return TaggerData(examples, tags, _word_input(settings, words, characters, forms, width))
+    return TaggerData(examples, tags, _word_input(settings, words, characters, forms, width, sparse))
 
 
 def _word_input(
-    settings: Settings, words: Vocabulary, characters: Vocabulary, forms: Vocabulary, feature_width: int
+    settings: Settings,
+    words: Vocabulary,
+    characters: Vocabulary,
+    forms: Vocabulary,
+    feature_width: int,
+    sparse: bool,
 ) -> WordInput:
     model = CHARACTER_MODELS.get(settings.characters)
     return WordInput(
-        WordEmbedding(words, settings.word_width, settings.unknown_rate) if settings.word_width else None,
-        model(characters, settings.character_width) if model else None,
+        WordEmbedding(words, settings.word_width, settings.unknown_rate, sparse) if settings.word_width else None,
+        model(characters, spellings(forms, characters), settings.character_width) if model else None,
         PretrainedEmbedding(read_vectors(_expanded(settings.glove), forms)) if settings.glove else None,
         feature_width,
     )

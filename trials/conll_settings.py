@@ -6,13 +6,18 @@ import dataclasses
 from dataclasses import dataclass
 
 from .embeddings import CHARACTER_MODELS
-from .schemes import check_scheme
+from .schemes import SCHEMES, check_scheme
 from .search_options import SearchOptions
 
 
 def _check(field: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{field}: found {value!r}; allowed: {', '.join(allowed)}.")
+
+
+def _check_range(field: str, value: float, is_inside: bool, allowed: str) -> None:
+    if not is_inside:
+        raise ValueError(f"{field}: found {value}; expected {allowed}.")
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,9 @@ class Settings(SearchOptions):
     dev_file: str = ""
     test_file: str = ""
     file_scheme: str = "auto"
-    """In which the files are tagged; see :func:`~trials.tagging.read_conll`."""
+    """In which the files are tagged: a scheme, ``auto`` or ``loose``; see :func:`~trials.tagging.read_conll`."""
+    columns: int = 0
+    """Columns of the files, the word first and the tag last; 0 for two or four."""
     encoding: str = "utf-8"
 
     def __post_init__(self) -> None:
@@ -87,6 +94,15 @@ class Settings(SearchOptions):
         _check("characters", self.characters, (*CHARACTER_MODELS, "none"))
         _check("train_on", self.train_on, ("train", "train+dev"))
         _check("flair_pooling", self.flair_pooling, ("min", "max", "mean"))
+        _check("file_scheme", self.file_scheme, ("auto", "loose", *SCHEMES))
+        for name in ("input_dropout", "hidden_dropout", "output_dropout", "word_dropout"):
+            _check_range(name, getattr(self, name), 0.0 <= getattr(self, name) < 1.0, "0 or more, and below 1")
+        for name in ("hidden_size", "character_width"):
+            _check_range(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        for name in ("word_width", "train_sentences", "anneal_patience"):
+            _check_range(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        _check_range("learning_rate", self.learning_rate, self.learning_rate > 0.0, "more than 0")
+        _check_range("columns", self.columns, self.columns == 0 or self.columns >= 2, "0, or 2 or more")
 
     @property
     def dropout(self) -> tuple[float, float, float]:

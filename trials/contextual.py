@@ -1,7 +1,7 @@
 """Frozen contextual features: a Hugging Face encoder from a local folder, and pooled flair embeddings.
 
 Both are optional (``pip install idarts-nni[transformers]``, ``idarts-nni[flair]``); neither is trained or downloaded.
-Their features are computed once, by :mod:`trials.feature_cache`.
+Their features are computed once, by :mod:`trials.feature_cache`; where they are cached, nothing is loaded.
 
 References
 ----------
@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -54,12 +58,13 @@ class TransformerFeatures:
 
     Raises
     ------
-    ModuleNotFoundError
-        If ``transformers`` is not installed.
     FileNotFoundError
         If the folder holds no model.
+    ModuleNotFoundError
+        When features are computed, if ``transformers`` is not installed.
     ValueError
-        If its tokenizer is not a fast one, which says which piece is of which word.
+        When features are computed, if the tokenizer is not a fast one, which says which piece is of which word, or a
+        single word is longer than what the encoder can read.
     """
 
     reads_alone = True
@@ -69,17 +74,10 @@ class TransformerFeatures:
         if not (self.folder / "config.json").is_file():
             raise FileNotFoundError(f"{folder}: holds no config.json; expected a folder that save_pretrained wrote.")
         self.device = device
-        transformers = _needed("transformers", "transformers")
-        # add_prefix_space: byte-level tokenizers spell a word differently without the blank before it.
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(
-            str(self.folder), local_files_only=True, add_prefix_space=True
-        )
-        if not self._tokenizer.is_fast:
-            raise ValueError(f"{folder}: has no fast tokenizer (tokenizer.json); save the model with one.")
-        self._model = transformers.AutoModel.from_pretrained(str(self.folder), local_files_only=True)
-        self._model.to(device).eval().requires_grad_(False)
+        self._tokenizer: Any = None
+        self._model: Any = None
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """The content of the model's files."""
         kinds = (".json", ".safetensors", ".bin", ".txt", ".model")
@@ -87,9 +85,24 @@ class TransformerFeatures:
 
     def features(self, sentences: Words) -> Iterator[NDArray[Any]]:
         """Yield the features of some sentences at a time, shape ``(words, F)``."""
+        self._load()
         pieces = [piece for words in sentences for piece in self._readable(list(words))]
         for start in range(0, len(pieces), SENTENCES_AT_ONCE):
             yield self._encode(pieces[start : start + SENTENCES_AT_ONCE])
+
+    def _load(self) -> None:
+        """Load tokenizer and model, unless they are loaded."""
+        if self._model is not None:
+            return
+        transformers = _needed("transformers", "transformers")
+        # add_prefix_space: byte-level tokenizers spell a word differently without the blank before it.
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(self.folder), local_files_only=True, add_prefix_space=True
+        )
+        if not self._tokenizer.is_fast:
+            raise ValueError(f"{self.folder}: has no fast tokenizer (tokenizer.json); save the model with one.")
+        model = transformers.AutoModel.from_pretrained(str(self.folder), local_files_only=True)
+        self._model = model.to(self.device).eval().requires_grad_(False)
 
     def _readable(self, words: list[str]) -> Iterator[list[str]]:
         """Cut a sentence, where needed, into pieces that the encoder can read."""
@@ -141,10 +154,10 @@ class PooledFlairFeatures:
 
     Raises
     ------
-    ModuleNotFoundError
-        If ``flair`` is not installed.
     FileNotFoundError
         If a file is not there.
+    ModuleNotFoundError
+        When features are computed, if ``flair`` is not installed.
     """
 
     reads_alone = False
@@ -156,23 +169,21 @@ class PooledFlairFeatures:
                 raise FileNotFoundError(f"{path}: there is no such file; expected a language model saved by flair.")
         self.pooling = pooling
         self.device = device
-        self._flair = _needed("flair", "flair")
-        self._embeddings = _needed("flair.embeddings", "flair")
-        self._data = _needed("flair.data", "flair")
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """The content of the models' files, in their order, and the pooling."""
         return f"pooled flair {self.pooling} {' '.join(files_digest([path]) for path in self.paths)}"
 
     def features(self, sentences: Words) -> Iterator[NDArray[Any]]:
         """Yield the features of each sentence, shape ``(words, F)``, starting from an empty memory."""
-        self._flair.device = torch.device(self.device)
-        parts = [self._embeddings.PooledFlairEmbeddings(str(path), pooling=self.pooling) for path in self.paths]
+        _needed("flair", "flair").device = torch.device(self.device)
+        embeddings, data = _needed("flair.embeddings", "flair"), _needed("flair.data", "flair")
+        parts = [embeddings.PooledFlairEmbeddings(str(path), pooling=self.pooling) for path in self.paths]
         for part in parts:
             part.eval()
         for start in range(0, len(sentences), SENTENCES_AT_ONCE):
-            several = [self._data.Sentence(list(words)) for words in sentences[start : start + SENTENCES_AT_ONCE]]
+            several = [data.Sentence(list(words)) for words in sentences[start : start + SENTENCES_AT_ONCE]]
             columns = [torch.cat(list(self._pooled(part, several))) for part in parts]
             yield torch.cat(columns, dim=1).float().cpu().numpy()
 
@@ -212,9 +223,22 @@ def split_features(
         return {name: split_features(model, {name: split}, folder)[name] for name, split in splits.items()}
     sentences = [words for split in splits.values() for words in split]
     key = cache_key(model.identity, splits.values())
-    table = cached_features(folder, key, sum(map(len, sentences)), lambda: model.features(sentences))
+    with _same_random_numbers_after():
+        table = cached_features(folder, key, sum(map(len, sentences)), lambda: model.features(sentences))
     parts = iter(torch.from_numpy(table).split([len(words) for words in sentences]))
     return {name: [next(parts) for _ in split] for name, split in splits.items()}
+
+
+@contextmanager
+def _same_random_numbers_after() -> Iterator[None]:
+    """Put all generators back: loading a model draws numbers, and a run that finds a cache is to draw the same."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 def _needed(module: str, extra: str) -> Any:
@@ -230,9 +254,9 @@ def _needed(module: str, extra: str) -> Any:
 
 def _word_means(state: Tensor, word_ids: Sequence[int | None], num_words: int) -> Tensor:
     """Average the pieces ``(pieces, F)`` of each word; shape ``(words, F)``."""
-    pieces = [(piece, word) for piece, word in enumerate(word_ids) if word is not None]
-    piece_rows, words = (torch.tensor(column, device=state.device) for column in zip(*pieces, strict=True))
-    sums = state.new_zeros(num_words, state.shape[1]).index_add_(0, words, state[piece_rows])
+    pieces = [piece for piece, word in enumerate(word_ids) if word is not None]
+    words = torch.tensor([word_ids[piece] for piece in pieces], dtype=torch.long, device=state.device)
+    sums = state.new_zeros(num_words, state.shape[1]).index_add_(0, words, state[pieces])
     counts = state.new_zeros(num_words).index_add_(0, words, torch.ones_like(words, dtype=state.dtype))
     # A word of which the tokenizer keeps nothing (control characters, for one) has no piece and gets zeros.
     return sums / counts.clamp(min=1.0)[:, None]

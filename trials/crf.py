@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .chain import log_partition
 from .schemes import OUTSIDE, may_follow
 
 FORBIDDEN = -1e6
@@ -77,7 +78,12 @@ class LinearChainCRF(nn.Module):
         """
         _check_mask(mask)
         emissions = _precise(emissions)
-        return self._score(emissions, tags, mask) - self._log_partition(emissions, mask)
+        return self._score(emissions, tags, mask) - self.log_partition(emissions, mask)
+
+    def log_partition(self, emissions: Tensor, mask: Tensor) -> Tensor:
+        """Return the logarithm of the summed exponential scores of all tags of each sentence, shape ``(B,)``."""
+        found = log_partition(emissions, *self._scores(emissions.dtype), mask)
+        return self.log_partition_by_steps(emissions, mask) if found is None else found
 
     @torch.no_grad()
     def viterbi(self, emissions: Tensor, mask: Tensor) -> Tensor:
@@ -127,11 +133,15 @@ class LinearChainCRF(nn.Module):
     def _score(self, emissions: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
         first, transitions, last = self._scores(emissions.dtype)
         emitted = emissions.gather(2, tags[:, :, None])[:, :, 0] * mask  # (T, B)
-        moved = transitions[tags[:-1], tags[1:]] * mask[1:]  # (T - 1, B)
+        pairs = tags[:-1] * len(first) + tags[1:]  # (T - 1, B)
+        # index_select, since the gradient of an index sorts what it indexes.
+        moved = transitions.flatten().index_select(0, pairs.flatten()).view_as(pairs) * mask[1:]
         ends = tags.gather(0, mask.sum(0, keepdim=True) - 1)[0]  # (B,)
-        return first[tags[0]] + emitted.sum(0) + moved.sum(0) + last[ends]
+        edges = first.index_select(0, tags[0]) + last.index_select(0, ends)
+        return edges + emitted.sum(0) + moved.sum(0)
 
-    def _log_partition(self, emissions: Tensor, mask: Tensor) -> Tensor:
+    def log_partition_by_steps(self, emissions: Tensor, mask: Tensor) -> Tensor:
+        """Return the same, a word at a time in logarithms: slower, and for scores of any size."""
         first, transitions, last = self._scores(emissions.dtype)
         forward = first + emissions[0]  # (B, C): log of the summed exp scores of all tags that end in each tag
         for emission, present in zip(emissions[1:], mask[1:], strict=True):

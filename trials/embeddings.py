@@ -1,12 +1,13 @@
 """What stands for a word at the input of the tagger, trained with it: word vectors and characters.
 
-Axis letters: ``T`` words, ``B`` sentences, ``W`` characters of a word, ``U`` distinct words,
-``E`` width of a word's vector.
+Axis letters: ``T`` words, ``B`` sentences, ``W`` characters of a word, ``V`` word forms, ``U`` distinct words of a
+batch, ``E`` width of a word's vector.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,13 +36,16 @@ class WordEmbedding(nn.Module):
         E.
     unknown_rate
         For words seen once.
+    sparse
+        Let the gradient have only the rows of a batch's words. Most of a step with a small cell would otherwise go
+        over vectors that it does not touch; plain SGD without weight decay gives the same.
     """
 
-    def __init__(self, vocabulary: Vocabulary, width: int, unknown_rate: float = 0.5) -> None:
+    def __init__(self, vocabulary: Vocabulary, width: int, unknown_rate: float = 0.5, sparse: bool = False) -> None:
         super().__init__()
         self.width = width
         self.unknown_rate = unknown_rate
-        self.embedding = nn.Embedding(len(vocabulary), width, padding_idx=PADDING)
+        self.embedding = nn.Embedding(len(vocabulary), width, padding_idx=PADDING, sparse=sparse)
         _init_vectors(self.embedding)
         # Not persistent: it follows from the training set.
         self.register_buffer("singletons", vocabulary.singletons, persistent=False)
@@ -54,50 +58,84 @@ class WordEmbedding(nn.Module):
         return self.embedding(words)
 
 
-class CharacterCNN(nn.Module):
-    """The strongest answer of each filter over a word's characters (Ma and Hovy, ACL 2016).
+class CharacterModel(nn.Module):
+    """What the characters of a word say of it: computed once for each distinct word of a batch.
 
     Parameters
     ----------
     vocabulary
         The characters.
+    spellings
+        Characters of each word form, shape ``(V, W)``, as :func:`~trials.batching.spellings` returns them.
     width
-        Number of filters, E.
-    dropout
-        On the characters' vectors.
+        E.
     """
 
-    def __init__(self, vocabulary: Vocabulary, width: int, dropout: float = 0.0) -> None:
+    spellings: Tensor
+
+    def __init__(self, vocabulary: Vocabulary, spellings: Tensor, width: int) -> None:
         super().__init__()
         self.width = width
-        self.dropout = nn.Dropout(dropout)
         self.embedding = nn.Embedding(len(vocabulary), CHARACTER_WIDTH, padding_idx=PADDING)
         _init_vectors(self.embedding)
+        # Not persistent: it follows from the corpus.
+        self.register_buffer("spellings", spellings, persistent=False)
+
+    def forward(self, forms: Tensor) -> Tensor:
+        """Return features ``(T, B, E)`` for word forms ``(T, B)``; 0 for padding."""
+        distinct, which = torch.unique(forms, return_inverse=True)
+        spelled = self.spellings[distinct].long()  # (U, W)
+        lengths = (spelled != PADDING).sum(1)
+        features = self.features(spelled[:, : max(1, int(lengths.max()))], lengths)
+        # As a lookup, whose gradient is faster than that of an index.
+        return nn.functional.embedding(which, features.masked_fill((lengths == 0)[:, None], 0.0))
+
+    def features(self, spelled: Tensor, lengths: Tensor) -> Tensor:
+        """Return features ``(U, E)`` for the characters ``(U, W)`` of some words, and anything where there are none."""
+        raise NotImplementedError
+
+
+class CharacterCNN(CharacterModel):
+    """The strongest answer of each filter over a word's characters (Ma and Hovy, ACL 2016).
+
+    A filter's answer at a place is a sum over the characters under it, each with a summand of its own that is
+    the same in every word. So the summands are computed once for each character, and gradients follow only the
+    places whose answers are the strongest.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, spellings: Tensor, width: int) -> None:
+        super().__init__(vocabulary, spellings, width)
         self.filters = nn.Linear(CONVOLUTION * CHARACTER_WIDTH, width)
 
-    def forward(self, characters: Tensor) -> Tensor:
-        """Return features ``(T, B, E)`` for characters ``(T, B, W)``, 0 past the end of a word."""
+    def features(self, spelled: Tensor, lengths: Tensor) -> Tensor:
+        """Return the answers at windows centred on characters; how much a batch is padded does not matter."""
+        every = torch.arange(self.embedding.num_embeddings, device=spelled.device)
+        weight = self.filters.weight.view(self.width, CHARACTER_WIDTH, CONVOLUTION)
+        summands = torch.einsum("vc,eck->kve", self.embedding(every), weight).unbind()  # each (characters, E)
         edge = CONVOLUTION // 2
-        spelled, which = _distinct_words(characters)  # (U, W), (T, B)
-        padded = nn.functional.pad(spelled, (edge, edge))
-        windows = self.dropout(self.embedding(padded)).unfold(1, CONVOLUTION, 1)  # (U, W, width, CONVOLUTION)
-        answers = self.filters(windows.flatten(2))  # (U, W, E)
-        # Windows centred on padding are no part of the word: how much a batch is padded must not matter.
-        answers = answers.masked_fill((spelled == PADDING)[:, :, None], -math.inf).amax(1)
-        return answers.masked_fill((spelled[:, :1] == PADDING), 0.0)[which]
+        padded = nn.functional.pad(spelled, (edge, edge))  # (U, W + 2 edge)
+        strongest = self._strongest(padded, spelled == PADDING, summands)  # (U, E): a place in the word
+        answers = [part.gather(0, padded.gather(1, strongest + place)) for place, part in enumerate(summands)]
+        return sum(answers, start=self.filters.bias)
+
+    @staticmethod
+    @torch.no_grad()
+    def _strongest(padded: Tensor, is_padding: Tensor, summands: Sequence[Tensor]) -> Tensor:
+        width = is_padding.shape[1]
+        answers = nn.functional.embedding(padded[:, :width], summands[0])  # (U, W, E)
+        for place, part in enumerate(summands[1:], start=1):
+            answers += nn.functional.embedding(padded[:, place : place + width], part)
+        # What is no number is taken for the largest, so that it shows in the loss.
+        answers.nan_to_num_(math.inf, math.inf, -math.inf).masked_fill_(is_padding[:, :, None], -math.inf)
+        # The first place that has the largest answer; argmax takes ten times as long for it.
+        places = torch.arange(width, 0, -1, dtype=answers.dtype, device=answers.device)[:, None]
+        return width - (places * (answers == answers.amax(1, keepdim=True))).amax(1).long()
 
 
-class CharacterLSTM(nn.Module):
+class CharacterLSTM(CharacterModel):
     """Last states of an LSTM that reads a word's characters forwards and one that reads them backwards (Lample et al.).
 
-    Parameters
-    ----------
-    vocabulary
-        The characters.
-    width
-        E, both directions together; even.
-    dropout
-        On the characters' vectors.
+    The width is of both directions together.
 
     Raises
     ------
@@ -105,25 +143,18 @@ class CharacterLSTM(nn.Module):
         If the width is odd.
     """
 
-    def __init__(self, vocabulary: Vocabulary, width: int, dropout: float = 0.0) -> None:
-        super().__init__()
+    def __init__(self, vocabulary: Vocabulary, spellings: Tensor, width: int) -> None:
         if width % 2:
             raise ValueError(f"character_width: found {width}; two directions share it, so it must be even.")
-        self.width = width
-        self.dropout = nn.Dropout(dropout)
-        self.embedding = nn.Embedding(len(vocabulary), CHARACTER_WIDTH, padding_idx=PADDING)
-        _init_vectors(self.embedding)
+        super().__init__(vocabulary, spellings, width)
         self.lstm = nn.LSTM(CHARACTER_WIDTH, width // 2, bidirectional=True, batch_first=True)
 
-    def forward(self, characters: Tensor) -> Tensor:
-        """Return features ``(T, B, E)`` for characters ``(T, B, W)``, 0 past the end of a word."""
-        spelled, which = _distinct_words(characters)
-        lengths = (spelled != PADDING).sum(1)
-        vectors = self.dropout(self.embedding(spelled))
+    def features(self, spelled: Tensor, lengths: Tensor) -> Tensor:
+        """Return the last states of both directions."""
+        vectors = self.embedding(spelled)
         packed = pack_padded_sequence(vectors, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
         _, (last, _) = self.lstm(packed)  # (2, U, E / 2)
-        features = torch.cat([last[0], last[1]], dim=-1)
-        return features.masked_fill((lengths == 0)[:, None], 0.0)[which]
+        return torch.cat([last[0], last[1]], dim=-1)
 
 
 CHARACTER_MODELS = {"cnn": CharacterCNN, "lstm": CharacterLSTM}
@@ -136,12 +167,3 @@ def _init_vectors(embedding: nn.Embedding) -> None:
     nn.init.uniform_(embedding.weight, -bound, bound)
     with torch.no_grad():
         embedding.weight[PADDING].zero_()
-
-
-def _distinct_words(characters: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distinct words of ``(T, B, W)``, shape ``(U, W)``, and the number of each place's, ``(T, B)``.
-
-    Frequent words, and the padding, are then spelt once in a batch.
-    """
-    distinct, which = torch.unique(characters.flatten(0, 1), dim=0, return_inverse=True)
-    return distinct, which.view(characters.shape[:2])

@@ -5,6 +5,8 @@ Axis letters: ``T`` steps, ``B`` batch, ``D`` input width, ``H`` hidden width, `
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,6 +36,21 @@ def embed(tokens: Tensor, weight: Tensor, rate: float, training: bool) -> Tensor
     # One draw per word type, looked up like the words: a mask on the whole table would cost a copy of it.
     mask = weight.new_empty(weight.shape[0], 1).bernoulli_(1.0 - rate).div_(1.0 - rate)
     return embedded * functional.embedding(tokens, mask)
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], longest: float) -> None:
+    """Shorten gradients to a common norm, as :func:`torch.nn.utils.clip_grad_norm_`, which takes no sparse ones."""
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            # Rows that a batch met more than once are added up first.
+            parameter.grad = parameter.grad.coalesce()
+            gradients.append(parameter.grad._values())
+        elif parameter.grad is not None:
+            gradients.append(parameter.grad)
+    factor = (longest / (nn.utils.get_total_norm(gradients) + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor.to(gradient.device))
 
 
 class LSTMLayer(nn.Module):

@@ -31,6 +31,7 @@ from idarts_nni.files import parse_value, parse_yaml, read_yaml, write_atomicall
 from idarts_nni.model_architecture import read_architecture
 from idarts_nni.parameters import BASELINES, METHODS, STAGES, TrialParameters
 from idarts_nni.plan import MODEL, read_space
+from idarts_nni.scales import scale_label
 from idarts_nni.space import CellSpace
 from idarts_nni.trial import (
     device_lease,
@@ -276,6 +277,7 @@ def _record(
 ) -> dict[str, Any]:
     cell = outcome.architecture or job.architecture
     origins = json.loads(parameters.origins)
+    settings = dataclasses.asdict(outcome.settings)
     return {
         "experiment": os.environ.get("NNI_EXP_ID", "-"),
         "task": name,
@@ -294,14 +296,14 @@ def _record(
         "date": datetime.date.today().isoformat(),
         "search_epoch": parameters.epoch or None,
         "search_seed": origins[0][0] if origins else None,
-        "scale": parameters.scale,
+        "scale": scale_label(parameters.scale, settings),
         "origins": origins,
         "key": parameters.key,
         "stage": parameters.stage,
         "cell": cell.fingerprint if cell else "-",
         "architecture": cell.to_dict() if cell else None,
         "metric": task.METRIC,
-        "settings": dataclasses.asdict(outcome.settings),
+        "settings": settings,
         "scores": outcome.scores,
         "reductions": list(outcome.reductions),
         "history": outcome.history,

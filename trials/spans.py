@@ -12,11 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from seqeval.metrics import classification_report
+from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 
 from .schemes import OUTSIDE, split_tag
-
-_AVERAGE = "micro avg"
 
 
 @dataclass(frozen=True)
@@ -74,16 +72,17 @@ def span_scores(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]
     # seqeval cannot divide where neither side has any entity.
     if not any(tag != OUTSIDE for tags in (*true, *predicted) for tag in tags):
         return SpanScores(Score(0.0, 0.0, 0.0, 0), {})
-    report = classification_report(
-        [list(tags) for tags in true], [list(tags) for tags in predicted], output_dict=True, zero_division=0
-    )
+    both = [list(tags) for tags in true], [list(tags) for tags in predicted]
+    # Not its report, which adds two averages that nobody reads and takes three times as long.
+    overall = precision_recall_fscore_support(*both, average="micro", zero_division=0)
+    columns = precision_recall_fscore_support(*both, average=None, zero_division=0)
     types = sorted({split_tag(tag)[1] for tags in (*true, *predicted) for tag in tags if tag != OUTSIDE})
-    return SpanScores(_score(report[_AVERAGE]), {kind: _score(report[kind]) for kind in types})
+    by_type = {kind: _score(*row) for kind, *row in zip(types, *columns, strict=True)}
+    return SpanScores(_score(*overall), by_type)
 
 
-def _score(row: dict[str, float]) -> Score:
-    precision, recall, f1 = (100.0 * float(row[key]) for key in ("precision", "recall", "f1-score"))
-    return Score(precision, recall, f1, int(row["support"]))
+def _score(precision: float, recall: float, f1: float, support: float) -> Score:
+    return Score(100.0 * float(precision), 100.0 * float(recall), 100.0 * float(f1), int(support))
 
 
 def _row(name: str, score: Score, width: int) -> str:

@@ -17,6 +17,7 @@ from idarts_nni.mutator import MixedRecurrentCell
 from idarts_nni.space import CellSpace
 
 from .batching import Batch
+from .chain import reverse_words
 from .crf import LinearChainCRF
 from .layers import locked_dropout, recurrent_layer
 
@@ -63,7 +64,7 @@ class WordInput(nn.Module):
         if self.words is not None:
             parts.append(self.words(batch.words))
         if self.characters is not None:
-            parts.append(self.characters(batch.characters))
+            parts.append(self.characters(batch.forms))
         if self.vectors is not None:
             parts.append(self.vectors(batch.forms))
         if self.feature_width:
@@ -120,13 +121,6 @@ class BidirectionalLayer(nn.Module):
         onward, _ = self.onward(inputs)
         turned, _ = self.backward_reading(reverse_words(inputs, lengths))
         return torch.cat([onward, reverse_words(turned, lengths)], dim=-1)
-
-
-def reverse_words(sequence: Tensor, lengths: Tensor) -> Tensor:
-    """Reverse each sentence of ``(T, B, D)`` within its length and leave its padding where it is; its own inverse."""
-    steps = torch.arange(len(sequence), device=sequence.device)[:, None]  # (T, 1)
-    source = torch.where(steps < lengths, lengths - 1 - steps, steps)  # (T, B)
-    return sequence.gather(0, source[:, :, None].expand_as(sequence))
 
 
 class Tagger(ModelSpace):

@@ -198,7 +198,10 @@ def _sentences(lines: Sequence[str], origin: str, columns: tuple[int, ...]) -> I
 def _check_cells(cells: list[str], width: int, columns: tuple[int, ...], place: str) -> None:
     if len(cells) not in columns:
         allowed = " or ".join(str(count) for count in columns)
-        raise ValueError(f"{place}: found {len(cells)} column(s): {' '.join(cells)[:80]!r}; expected {allowed}.")
+        raise ValueError(
+            f"{place}: found {len(cells)} column(s): {' '.join(cells)[:80]!r}; expected {allowed}. "
+            f"The setting columns allows another number."
+        )
     if len(cells) != width:
         raise ValueError(f"{place}: found {len(cells)} columns where the file's first line has {width}.")
     try:
@@ -215,7 +218,7 @@ def _fitting_scheme(sentences: Sequence[Sentence], origin: str) -> str:
     places = "; ".join(f"{scheme} would not write {tag!r} on line {line}" for scheme, (line, tag) in _known(misfits))
     raise ValueError(
         f"{origin}: the tags follow no scheme throughout: {places}. "
-        f"The setting scheme: loose reads them as the CoNLL-2003 evaluation would."
+        f"The setting file_scheme: loose reads them as the CoNLL-2003 evaluation would."
     )
 
 
