@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from idarts_nni.architecture import Architecture
 from idarts_nni.modules import FixedRecurrentCell, RecurrentCell
+from idarts_nni.shares import own_columns
 from idarts_nni.space import CellSpace
 
 
@@ -23,7 +24,8 @@ def locked_dropout(sequence: Tensor, rate: float, training: bool) -> Tensor:
 
 def locked_mask(sequence: Tensor, rate: float) -> Tensor:
     """Draw the factors ``(1, B, D)`` by which locked dropout multiplies a sequence ``(T, B, D)``."""
-    return sequence.new_empty(1, *sequence.shape[1:]).bernoulli_(1.0 - rate).div_(1.0 - rate)
+    shape = (1, *sequence.shape[1:])
+    return own_columns(shape, 1, lambda size: sequence.new_empty(size).bernoulli_(1.0 - rate)).div_(1.0 - rate)
 
 
 def embed(tokens: Tensor, weight: Tensor, rate: float, training: bool) -> Tensor:
