@@ -44,6 +44,22 @@ class Share:
         """Return this process's part of ``size`` columns; parts differ in size by one at most and may be empty."""
         return slice(size * self.rank // self.count, size * (self.rank + 1) // self.count)
 
+    def check_equal_parts(self, size: int, name: str) -> None:
+        """Check that all processes get the same number of columns.
+
+        Raises
+        ------
+        ValueError
+            If they do not; the message names the setting and what would work.
+        """
+        if size % self.count:
+            lower = size // self.count * self.count
+            works = f"{lower} or {lower + self.count}" if lower else self.count
+            raise ValueError(
+                f"{name}: found {size}; with --devices {self.count} every process computes the same number of columns: "
+                f"use {works}, or another number of devices."
+            )
+
     def columns(self, tensor: Tensor, dim: int) -> Tensor:
         """Return this process's part of a tensor of the whole batch, whose columns lie along ``dim``."""
         part = self.part(tensor.shape[dim])

@@ -20,13 +20,22 @@ from idarts_nni.architecture import Architecture
 from idarts_nni.dropped_head import dropped_linear_cross_entropy
 from idarts_nni.head import linear_cross_entropy, linear_nll_sum
 from idarts_nni.mutator import MixedRecurrentCell
-from idarts_nni.shares import ALONE, Share, averaged, joined, summed
+from idarts_nni.shares import ALONE, Share, averaged, summed
 from idarts_nni.space import CellSpace
 
 from . import miniature
 from .averaging import NonMonotoneAveraging
 from .corpus import SPLITS, Corpus, Segment, Segments, batch_columns, build_corpus, read_corpus
-from .layers import detached, embed, locked_dropout, locked_mask, moved, recurrent_layer
+from .layers import (
+    detached,
+    embed,
+    joined_state,
+    locked_dropout,
+    locked_mask,
+    moved,
+    own_state,
+    recurrent_layer,
+)
 from .search_options import SearchOptions
 from .task import Job, Workload, resolve_settings
 
@@ -92,7 +101,7 @@ def prepare(job: Job) -> Workload:
     if searching and job.space is not None and job.space.profile == "authors-code":
         defaults = dataclasses.replace(defaults, epochs=50, batch_size=128)
     settings = resolve_settings(defaults, job.overrides)
-    _check_divisible(settings.batch_size, job.share.count)
+    job.share.check_equal_parts(settings.batch_size, "batch_size")
     corpus = load_corpus(job.data)
     model = LanguageModel(corpus.vocabulary, job.space, job.architecture, settings, job.backend)
     # An epoch needs no more training text than asked for; evaluation always reads all of its text.
@@ -123,16 +132,6 @@ def load_corpus(data: str) -> Corpus:
     if data == "embedded":
         return build_corpus({split: miniature.sentences(split) for split in SPLITS})
     return read_corpus(data)
-
-
-def _check_divisible(batch_size: int, devices: int) -> None:
-    if batch_size % devices:
-        lower = batch_size // devices * devices
-        works = f"{lower} or {lower + devices}" if lower else devices
-        raise ValueError(
-            f"batch_size: found {batch_size}; with --devices {devices} every process computes the same number of "
-            f"columns: use {works}, or another number of devices."
-        )
 
 
 def _segments(stream: Tensor, batch_size: int, settings: Settings, name: str, job: Job) -> Segments:
@@ -288,12 +287,14 @@ class LanguageModelRecipe(LightningModule):
     def running_state(self) -> dict[str, Any]:
         """Return the carried hidden states, and the losses of the running epoch."""
         losses = self._train_losses() if self._sums.get("train") else None
-        carried = {stream: moved(self._joined(hidden), torch.device("cpu")) for stream, hidden in self._kept().items()}
+        carried = {stream: moved(joined_state(hidden), torch.device("cpu")) for stream, hidden in self._kept().items()}
         return {"carried": carried, "train": losses}
 
     def load_running_state(self, state: dict[str, Any], device: torch.device) -> None:
         """Take up what :meth:`running_state` returned."""
-        self._carried = {stream: moved(self._own(hidden), device) for stream, hidden in state["carried"].items()}
+        self._carried = {
+            stream: moved(own_state(hidden, self.share), device) for stream, hidden in state["carried"].items()
+        }
         if state["train"] is not None:
             self._sums["train"] = list(state["train"].to(device))
 
@@ -302,17 +303,6 @@ class LanguageModelRecipe(LightningModule):
             return self._carried
         # An evaluation begins anew each time, and its columns need not be the same in number everywhere.
         return {stream: hidden for stream, hidden in self._carried.items() if stream in ("train", "search")}
-
-    def _joined(self, hidden: Any) -> Any:
-        """Return the carried state of all columns; they lie along the last dimension but one."""
-        if isinstance(hidden, tuple):
-            return tuple(joined(state, -2) for state in hidden)
-        return joined(hidden, -2)
-
-    def _own(self, hidden: Any) -> Any:
-        if isinstance(hidden, tuple):
-            return tuple(self.share.columns(state, -2) for state in hidden)
-        return self.share.columns(hidden, -2)
 
     def _train_losses(self) -> Tensor:
         """Return the loss of each step of the running epoch, over all columns."""

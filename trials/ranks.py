@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -173,6 +174,7 @@ def _watch(others: Sequence[subprocess.Popen[bytes]], folder: Path, done: thread
             return
         print(f"error: {failure}", file=sys.stderr, flush=True)
         _end(others)
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(failure.code)
 
 
