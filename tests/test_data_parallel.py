@@ -131,6 +131,7 @@ def one_thread():
 @pytest.mark.parametrize("name", ["text", "text without dropout", "entities"])
 def test_two_processes_train_as_one_does(pair, tmp_path, name):
     assert_same_training(pair, name, tmp_path)
+    assert ("averaging_state" in load_plain(pair / name / LAST)) == (name == "text")
 
 
 @pytest.mark.parametrize("name", ["search", "second order", "normalised search"])
@@ -201,6 +202,7 @@ def test_a_task_that_cannot_share_its_batches_is_refused(tmp_path):
 
 def test_several_gpus_are_taken_and_each_process_sees_its_own(monkeypatch, tmp_path):
     monkeypatch.setenv("IDARTS_LOCKS", str(tmp_path))
+    monkeypatch.setenv("NNI_TRIAL_JOB_ID", "abcde")
     gpus = ["GPU-a", "GPU-b", "GPU-c"]
     with device_lease("cuda", devices=gpus, count=2) as lease:
         assert (lease.name, lease.others) == ("GPU-a", ("GPU-b",)) and os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a"
@@ -208,6 +210,7 @@ def test_several_gpus_are_taken_and_each_process_sees_its_own(monkeypatch, tmp_p
             assert (other.name, other.slot, set(other.others)) == ("GPU-c", 0, {"GPU-a", "GPU-b"})
     with device_lease("cuda", devices=gpus, count=3) as lease:
         assert [lease.name, *lease.others] == gpus
+    assert devices.lease_holders()["abcde"].count("GPU-") > 1
     with pytest.raises(NoDeviceError, match="4 GPUs were requested and 3 can be used"):
         with device_lease("cuda", devices=gpus, count=4):
             pass

@@ -20,12 +20,13 @@ from idarts_nni.search_module import IDARTSLightningModule
 from idarts_nni.shares import Share
 from idarts_nni.space import CellSpace
 from trials import conll, ptb
+from trials.averaging import NonMonotoneAveraging
 from trials.ranks import met
 from trials.task import Job
 from trials.training import Precautions, run_job
 
 TINY = CellSpace(2, ("zeroize", "tanh", "relu"))
-# Nine evaluation columns do not divide by two; averaging starts; pieces vary in length.
+# Nine evaluation columns do not divide by two; pieces vary in length.
 TEXT = {
     "epochs": 3, "hidden_size": 8, "batch_size": 64, "evaluation_batch_size": 9, "train_tokens": 6400, "bptt": 8,
     "bptt_longest": 12, "averaging_patience": 1, "test_batch_size": 1024,
@@ -63,6 +64,15 @@ class WithoutNormalisation(Callback):
     def on_fit_start(self, trainer, pl_module):
         for cell in mixed_cells(pl_module):
             cell.norm = None
+
+
+class AfterBetterEpochs(Callback):
+    """Lets the averaging of the weights start after the first epoch."""
+
+    def on_fit_start(self, trainer, pl_module):
+        for averaging in trainer.callbacks:
+            if isinstance(averaging, NonMonotoneAveraging) and not averaging._history:
+                averaging._history = [0.0, 0.0]
 
 
 class NormalisedByShare(Callback):
@@ -130,7 +140,7 @@ JOBS = {
     "drifted": (ptb, "retrain", TEXT),
 }
 CALLBACKS = {
-    "search": [WithoutNormalisation], "second order": [WithoutNormalisation],
+    "text": [AfterBetterEpochs], "search": [WithoutNormalisation], "second order": [WithoutNormalisation],
     "normalised search": [NormalisedByShare], "drifted": [lambda: Act(3, push, rank=1)],
 }  # fmt: skip
 

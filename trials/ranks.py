@@ -29,7 +29,7 @@ from idarts_nni.shares import Share
 
 from .faults import ProcessFailed, explain
 
-_READY_SECONDS = 300.0
+_READY_SECONDS = 600.0
 _GRACE_SECONDS = 20.0
 _POLL_SECONDS = 0.1
 
