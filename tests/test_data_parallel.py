@@ -59,7 +59,7 @@ def results(folder, name):
 def assert_close(one, other, path="", tolerance=2e-4):
     assert type(one) is type(other), path
     if isinstance(one, torch.Tensor):
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance / 100, msg=lambda text: f"{path}: {text}")
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=1e-5, msg=lambda text: f"{path}: {text}")
     elif isinstance(one, dict):
         assert set(one) == set(other), path
         for key, value in one.items():
