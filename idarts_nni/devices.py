@@ -1,4 +1,4 @@
-"""A GPU for one trial, taken under a file lock that all experiments of a user on this machine share.
+"""GPUs for one trial, taken under file locks that all experiments of a user on this machine share.
 
 NNI 3.0's own GPU scheduler can loop without end, so trials take a GPU by themselves. The lock belongs to the process:
 the operating system frees it even when the process is killed.
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,15 +42,19 @@ class DeviceLease:
     name: str = ""
     """The GPU as CUDA_VISIBLE_DEVICES names it."""
     slot: int = 0
+    others: tuple[str, ...] = ()
+    """GPUs of the other processes of a trial that uses several."""
 
 
 @contextmanager
 def device_lease(
-    requested: str = "auto", slots_per_gpu: int = 1, devices: Sequence[str] | None = None
+    requested: str = "auto", slots_per_gpu: int = 1, devices: Sequence[str] | None = None, count: int = 1
 ) -> Iterator[DeviceLease]:
     """Take a GPU slot, or the CPU, and set CUDA_VISIBLE_DEVICES; enter it before torch is imported.
 
-    Waits while all slots are taken. GPUs that an existing CUDA_VISIBLE_DEVICES hides are left alone.
+    Waits while all slots are taken. GPUs that an existing CUDA_VISIBLE_DEVICES hides are left alone. Several GPUs are
+    taken all at once or not at all, so that no two trials wait for what the other holds; trials that need fewer may go
+    first.
 
     Parameters
     ----------
@@ -60,13 +64,15 @@ def device_lease(
         Trials that may share one GPU. All experiments on a machine should use the same number.
     devices
         GPUs to choose from, as CUDA_VISIBLE_DEVICES names them; by default those that this process may see.
+    count
+        Different GPUs to take, where GPUs are taken. This process sees the first.
 
     Raises
     ------
     ValueError
-        If ``requested`` or ``slots_per_gpu`` is impossible.
+        If ``requested``, ``slots_per_gpu`` or ``count`` is impossible.
     NoDeviceError
-        If ``cuda`` is requested and there is no GPU.
+        If ``cuda`` is requested and there is no GPU, or there are GPUs and fewer than ``count``.
     RuntimeError
         If torch has started CUDA already.
     """
@@ -74,6 +80,8 @@ def device_lease(
         raise ValueError(f"device: found {requested!r}; allowed: {', '.join(REQUESTS)}.")
     if type(slots_per_gpu) is not int or slots_per_gpu < 1:
         raise ValueError(f"slots_per_gpu: found {slots_per_gpu!r}; expected a whole number from 1.")
+    if type(count) is not int or count < 1:
+        raise ValueError(f"devices: found {count!r}; expected a whole number from 1.")
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         raise RuntimeError("torch has started CUDA already; take the device lease before.")
@@ -82,10 +90,15 @@ def device_lease(
         found = os.environ.get(VISIBLE)
         hint = f"{VISIBLE} is {found!r}" if found is not None else "NVML finds none"
         raise NoDeviceError(f"device: cuda was requested and there is no GPU ({hint}). Use auto or cpu.")
+    if gpus and len(set(gpus)) < count:
+        raise NoDeviceError(
+            f"devices: {count} GPUs were requested and {len(set(gpus))} can be used ({', '.join(gpus)}). Ask for "
+            f"fewer, or use --device cpu."
+        )
     before = os.environ.get(VISIBLE)
-    lease, lock = _take_slot(gpus, slots_per_gpu) if gpus else (DeviceLease("cpu"), None)
+    lease, locks = _take_slots(gpus, slots_per_gpu, count) if gpus else (DeviceLease("cpu"), [])
     os.environ[VISIBLE] = lease.name
-    _logger.info("Device: %s %s", lease.device, lease.name)
+    _logger.info("Device: %s %s", lease.device, " ".join([lease.name, *lease.others]))
     try:
         yield lease
     finally:
@@ -93,7 +106,7 @@ def device_lease(
             os.environ.pop(VISIBLE, None)
         else:
             os.environ[VISIBLE] = before
-        if lock is not None:
+        for lock in locks:
             lock.release()
 
 
@@ -125,28 +138,51 @@ def _installed_devices() -> list[str]:
         pynvml.nvmlShutdown()
 
 
-def _take_slot(gpus: Sequence[str], slots_per_gpu: int) -> tuple[DeviceLease, FileLock]:
+def _take_slots(gpus: Sequence[str], slots_per_gpu: int, count: int) -> tuple[DeviceLease, list[FileLock]]:
     folder = _locks_folder()
     # CUDA_VISIBLE_DEVICES may say 0 in one experiment and nothing in another: both must find the same lock.
     installed = _installed_devices() if any(gpu.isdigit() for gpu in gpus) else []
     identities = {gpu: installed[int(gpu)] if gpu.isdigit() and int(gpu) < len(installed) else gpu for gpu in gpus}
+    names = {gpu: re.sub(r"[^A-Za-z0-9-]", "_", identity) for gpu, identity in identities.items()}
     # Every GPU gets one trial before any gets two.
-    leases = [DeviceLease("cuda", gpu, slot) for slot in range(slots_per_gpu) for gpu in gpus]
+    slots = [(gpu, slot, folder / f"{names[gpu]}.{slot}.lock") for slot in range(slots_per_gpu) for gpu in gpus]
     last_log = -_LOG_SECONDS
     while True:
-        for lease in leases:
-            path = folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', identities[lease.name])}.{lease.slot}.lock"
-            lock = FileLock(path)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            _note_holder(path)
-            return lease, lock
+        # One at a time where several are taken: two that gather at once could take turns at getting a part for ever.
+        with FileLock(folder / "several.lock") if count > 1 else nullcontext():
+            taken = _take_free(slots, count)
+        if taken:
+            (name, slot), *others = taken
+            return DeviceLease("cuda", name, slot, tuple(gpu for gpu, _ in others)), list(taken.values())
         if time.monotonic() - last_log >= _LOG_SECONDS:
             last_log = time.monotonic()
-            _logger.warning("Process %d waits for a GPU; taken: %s", os.getpid(), "; ".join(_holders(folder)))
+            what = "a GPU" if count == 1 else f"{count} GPUs at once"
+            _logger.warning("Process %d waits for %s; taken: %s", os.getpid(), what, "; ".join(_holders(folder)))
         time.sleep(_POLL_SECONDS)
+
+
+def _take_free(slots: Sequence[tuple[str, int, Path]], count: int) -> dict[tuple[str, int], FileLock]:
+    """Lock free slots of so many different GPUs, or none; (GPU, slot) -> lock."""
+    taken: dict[tuple[str, int], FileLock] = {}
+    locked: set[str] = set()
+    for gpu, slot, path in slots:
+        # Two names of one GPU, its number and its UUID, have one lock.
+        if path.name.rpartition(f".{slot}.")[0] in locked:
+            continue
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        taken[gpu, slot] = lock
+        locked.add(path.name.rpartition(f".{slot}.")[0])
+        if len(taken) == count:
+            for lock in taken.values():
+                _note_holder(Path(lock.lock_file))
+            return taken
+    for lock in taken.values():
+        lock.release()
+    return {}
 
 
 def _locks_folder() -> Path:
@@ -170,7 +206,7 @@ def _holders(folder: Path) -> list[str]:
 
 
 def lease_holders() -> dict[str, str]:
-    """Return which trial holds which GPU on this machine: trial id -> name of the GPU's slot."""
+    """Return which trial holds which GPUs on this machine: trial id -> names of the GPUs' slots."""
     found: dict[str, str] = {}
     for path in sorted(_locks_folder().glob("*.holder")):
         try:
@@ -178,5 +214,6 @@ def lease_holders() -> dict[str, str]:
         except (OSError, ValueError):
             continue  # written at this moment
         if isinstance(note, dict) and note.get("trial"):
-            found[str(note["trial"])] = path.stem
+            trial = str(note["trial"])
+            found[trial] = f"{found[trial]}, {path.stem}" if trial in found else path.stem
     return found

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .architecture import Architecture, Edge
 from .choices import EdgeChoice
 from .kernels import unroll_fixed
+from .shares import own_columns
 from .space import CellSpace
 
 INIT_RANGE = 0.04
@@ -117,7 +118,8 @@ class RecurrentCellBase(nn.Module):
         """Draw one mask for the whole sequence (variational dropout), shape ``(B, width)``; None when not training."""
         if not self.training or rate == 0.0:
             return None
-        return inputs.new_empty(inputs.shape[1], width).bernoulli_(1.0 - rate).div_(1.0 - rate)
+        shape = (inputs.shape[1], width)
+        return own_columns(shape, 0, lambda size: inputs.new_empty(size).bernoulli_(1.0 - rate)).div_(1.0 - rate)
 
     def extra_repr(self) -> str:
         """Describe the cell in one line of a printed model."""

@@ -90,7 +90,8 @@ class SearchMonitor(Callback):
         # Lightning keeps the last value of a name for ever; one of an earlier epoch must not pass for this one's.
         trainer.callback_metrics.pop(EIGENVALUE, None)
         if self.hessian_every and epoch % self.hessian_every == 0 and isinstance(pl_module, IDARTSLightningModule):
-            value = _eigenvalue(trainer, pl_module)
+            # One process's, where there are several: rules that end a search look at it.
+            value = trainer.strategy.broadcast(_eigenvalue(trainer, pl_module))
             figures |= {EIGENVALUE: value} if math.isfinite(value) else {}
         for name, value in figures.items():
             pl_module.log(name, value)

@@ -122,7 +122,9 @@ class FiniteTraining(Callback):
         self._look_at_weights(trainer, pl_module)
 
     def _look(self, trainer: Trainer) -> None:
-        if self._suspect is not None and bool(self._suspect):
+        suspect = self._suspect is not None and bool(self._suspect)
+        # One process's share of the batch may be faulty; all of them go back.
+        if trainer.strategy.reduce_boolean_decision(suspect, all=False):
             raise Diverged("the training loss", trainer.current_epoch, self._reductions)
         self._suspect = None
 

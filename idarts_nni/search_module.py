@@ -12,6 +12,7 @@ from torch import Tensor, nn, optim
 from .phases import evaluating, frozen, loss_of, wanting_gradients, without_trace
 from .sampling import EdgeWeights
 from .second_order import unrolled_gradients
+from .shares import averaged
 
 
 class IDARTSLightningModule(DartsLightningModule):
@@ -121,6 +122,7 @@ class IDARTSLightningModule(DartsLightningModule):
             parameters,
             self._weight_optimizer(),
             clip=self.gradient_clip_val,
+            mean=averaged,
         )
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient

@@ -48,6 +48,7 @@ def unrolled_gradients(
     *,
     clip: float | None = None,
     radius: float = RADIUS,
+    mean: Callable[[Sequence[Tensor | None]], Sequence[Tensor | None]] = list,
 ) -> list[Tensor]:
     """Return the second-order gradient of each architecture parameter; the weights are put back bit for bit.
 
@@ -68,6 +69,8 @@ def unrolled_gradients(
         its own dependence on the architecture is left out.
     radius
         r of the finite difference.
+    mean
+        Applied to all gradients of a pass: their mean over the processes that train together.
 
     Raises
     ------
@@ -76,13 +79,13 @@ def unrolled_gradients(
     """
     weights, architecture = list(weights), list(architecture)
     with frozen(architecture):
-        gradients = torch.autograd.grad(train_loss(), weights, allow_unused=True)
+        gradients = mean(torch.autograd.grad(train_loss(), weights, allow_unused=True))
     steps = list(_sgd_steps(optimizer, dict(zip(weights, gradients, strict=True)), _clip_factor(gradients, clip)))
     moved = [weight for weight, _, _ in steps]
     saved = [weight.detach().clone() for weight in moved]
     try:
         _put(moved, [old - displacement for old, (_, displacement, _) in zip(saved, steps, strict=True)])
-        found = torch.autograd.grad(validation_loss(), [*architecture, *moved], allow_unused=True)
+        found = mean(torch.autograd.grad(validation_loss(), [*architecture, *moved], allow_unused=True))
         direct = [_or_zero(*pair) for pair in zip(found[: len(architecture)], architecture, strict=True)]
         direction = [
             factor * _or_zero(gradient, weight)
@@ -95,7 +98,7 @@ def unrolled_gradients(
         for side in (radius / length, -radius / length):
             _put(moved, [old + side * along for old, along in zip(saved, direction, strict=True)])
             with frozen(weights):
-                parts = torch.autograd.grad(train_loss(), architecture, allow_unused=True)
+                parts = mean(torch.autograd.grad(train_loss(), architecture, allow_unused=True))
             sides.append([_or_zero(*pair) for pair in zip(parts, architecture, strict=True)])
     finally:
         _put(moved, saved)

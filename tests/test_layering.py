@@ -13,7 +13,7 @@ ORDER = [
     # what is searched
     "files", "operations", "space", "architecture", "model_architecture", "ranking", "gain", "derive", "health",
     # how a cell computes
-    "normalised", "cell", KERNEL_HELPERS, "kernels",
+    "shares", "normalised", "cell", KERNEL_HELPERS, "kernels",
     # how NNI sees it
     "choices", "modules", "node", "mutator", "mixed_cell",
     # how it is searched
@@ -21,7 +21,7 @@ ORDER = [
     # how trials are planned and run
     "scales", "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
     # how a run outlasts faults
-    "checkpoint", "saving", "rollback",
+    "checkpoint", "saving", "rollback", "data_parallel",
     # around a run
     "report", "results", "graphs", "layout", "sketch", "draw", "animate",
     "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",

@@ -121,6 +121,10 @@ class Batch:
         """Number of words of each sentence, shape ``(B,)``."""
         return self.mask.sum(0)
 
+    def part(self, columns: slice) -> Batch:
+        """Return some of the sentences, padded as they were."""
+        return replace(self, **{name: value[:, columns] for name, value in vars(self).items() if value is not None})
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device; Lightning calls this."""
         moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
@@ -200,19 +204,40 @@ class Batches:
         Put only sentences of one length in a batch, two or more of them, so that nothing is padded: the batch
         normalisation of the search network would mix padding into its statistics. A sentence whose length no other has
         is left out.
+    parts
+        Into how many parts every batch will be cut, one for each process that trains; each gets a sentence or, where
+        batches have one length, two.
+
+    Raises
+    ------
+    ValueError
+        If the batches are too small.
     """
 
     def __init__(
-        self, examples: Sequence[Example], batch_size: int, seed: int | None = None, one_length: bool = False
+        self,
+        examples: Sequence[Example],
+        batch_size: int,
+        seed: int | None = None,
+        one_length: bool = False,
+        parts: int = 1,
     ) -> None:
-        if batch_size < 1 + one_length:
-            raise ValueError(f"batch_size: found {batch_size}; allowed: {1 + one_length} or more.")
+        self._fewest = (1 + one_length) * parts
+        if batch_size < self._fewest:
+            raise ValueError(f"batch_size: found {batch_size}; allowed: {self._fewest} or more.")
         self.examples = examples
         self.batch_size = batch_size
         self.seed = seed
         self.one_length = one_length
         self._passes = 0
-        self._size = len(self.drawn(0))
+        batches = self.drawn(0)
+        self._size = len(batches)
+        smallest = min((len(batch) for batch in batches), default=0)
+        if parts > 1 and smallest < self._fewest:
+            raise ValueError(
+                f"batch_size: found {batch_size}, which gives batches of {smallest} sentences; {parts} processes need "
+                f"{self._fewest} or more in each. Use {2 * self._fewest} or more, or fewer devices."
+            )
 
     def state_dict(self) -> dict[str, int]:
         """Return how many passes were begun."""
@@ -246,7 +271,7 @@ class Batches:
         if not self.one_length:
             return [order]
         groups = groupby(order, key=lambda position: len(self.examples[position].words))
-        return [row for row in (list(group) for _, group in groups) if len(row) > 1]
+        return [row for row in (list(group) for _, group in groups) if len(row) >= self._fewest]
 
     def _cut(self, row: list[int]) -> list[list[int]]:
         count = -(-len(row) // self.batch_size)

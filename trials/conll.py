@@ -15,6 +15,8 @@ import torch
 from nni.nas.evaluator.pytorch import LightningModule
 from torch import Tensor
 
+from idarts_nni.shares import ALONE, Share, averaged, gathered
+
 from .batching import Batch, Batches
 from .conll_data import SPLITS, tagger_data
 from .conll_settings import RETRAIN, SEARCH, Settings
@@ -27,6 +29,7 @@ _logger = logging.getLogger(__name__)
 
 METRIC = "F1"
 OPTIMIZE_MODE = "maximize"
+DATA_PARALLEL = True
 
 
 def prepare(job: Job) -> Workload:
@@ -53,19 +56,19 @@ def prepare(job: Job) -> Workload:
         word_dropout=settings.word_dropout,
         backend=job.backend,
     )
-    examples = data.examples
+    examples, parts = data.examples, job.share.count
     evaluate = Batches(examples["dev"], settings.evaluation_batch_size)
     workload = Workload(
         model=model,
-        module=TaggerRecipe(settings),
-        train=Batches(examples["train"], settings.batch_size, job.seed, one_length=searching),
+        module=TaggerRecipe(settings, job.share),
+        train=Batches(examples["train"], settings.batch_size, job.seed, one_length=searching, parts=parts),
         validation=evaluate,
         settings=settings,
         epochs=settings.epochs,
         gradient_clip=settings.gradient_clip,
     )
     if searching:
-        stream = Batches(examples["dev"], settings.batch_size, job.seed, one_length=True)
+        stream = Batches(examples["dev"], settings.batch_size, job.seed, one_length=True, parts=parts)
         workload.validation = {"search": stream, "evaluate": evaluate}
         workload.strategy = settings.strategy_arguments()
     elif "test" in examples:
@@ -83,11 +86,14 @@ class TaggerRecipe(LightningModule):
     ----------
     settings
         Learning rate, its schedule, and weight decay.
+    share
+        Which of the processes this is; each computes its own sentences of every batch.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, share: Share = ALONE) -> None:
         super().__init__()
         self.settings = settings
+        self.share = share
         self._losses: list[Tensor] = []
         self._true: list[list[str]] = []
         self._predicted: list[list[str]] = []
@@ -101,7 +107,7 @@ class TaggerRecipe(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss, in nats a sentence."""
-        loss = self.model.loss(batch)
+        loss = self._shared_loss(batch) if self.share.count > 1 else self.model.loss(batch)
         if self.trainer.training:  # not where a search only measures
             self._losses.append(loss.detach())
         return loss
@@ -117,7 +123,12 @@ class TaggerRecipe(LightningModule):
             clip_gradients(self.parameters(), gradient_clip_val)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Tag a batch."""
+        """Tag a batch, or one's share of it."""
+        # A search network normalises by the batch at hand: what it is judged by must not depend on the devices.
+        if self.share.count > 1 and not self.model.is_searching:
+            batch = batch.part(self.share.part(batch.words.shape[1]))
+            if not batch.words.numel():
+                return  # fewer sentences than processes
         self._true += self.model.tag_names(batch.tags, batch)
         self._predicted += self.model.decode(batch)
 
@@ -131,19 +142,19 @@ class TaggerRecipe(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the F1 of the pass and of each type, and lower the learning rate if it is time."""
-        scores = span_scores(self._true, self._predicted)
+        scores = self._scores()
         self.log("validation", scores.f1)
         for name, value in _by_type(scores):
             self.log(name, value)
         if self._losses:
-            loss = torch.stack(self._losses).mean().item()
+            loss = self._train_losses().mean().item()
             self._losses.clear()
             self.log("train", loss)
             self._anneal(scores.f1 if self.settings.train_on == "train" else -loss)
 
     def on_test_epoch_end(self) -> None:
         """Log the F1 of the test pass and of each type."""
-        scores = span_scores(self._true, self._predicted)
+        scores = self._scores()
         self.log("test", scores.f1)
         for name, value in _by_type(scores):
             self.log(f"test {name}", value)
@@ -151,13 +162,31 @@ class TaggerRecipe(LightningModule):
 
     def running_state(self) -> dict[str, Any]:
         """Return the losses of the running epoch and how long the score has stalled; the rate is the optimiser's."""
-        losses = torch.stack(self._losses) if self._losses else None
+        losses = self._train_losses() if self._losses else None
         return {"losses": losses, "best": self._best, "stalled": self._stalled}
 
     def load_running_state(self, state: dict[str, Any], device: torch.device) -> None:
         """Take up what :meth:`running_state` returned."""
         self._losses = [] if state["losses"] is None else list(state["losses"].to(device))
         self._best, self._stalled = state["best"], state["stalled"]
+
+    def _shared_loss(self, batch: Batch) -> Tensor:
+        """Return a loss of this process's sentences whose mean over the processes is that of the whole batch."""
+        size = batch.words.shape[1]
+        mine = batch.part(self.share.part(size))
+        with self.share.drawing(size):
+            return self.model.loss(mine) * (mine.words.shape[1] * self.share.count / size)
+
+    def _train_losses(self) -> Tensor:
+        (losses,) = averaged([torch.stack(self._losses)])
+        assert losses is not None
+        return losses
+
+    def _scores(self) -> SpanScores:
+        tags = gathered([self._true, self._predicted])
+        if self.model.is_searching:
+            tags = tags[:1]  # every process has tagged all of it
+        return span_scores(*([sentence for some in tags for sentence in some[kind]] for kind in (0, 1)))
 
     def _anneal(self, score: float) -> None:
         settings = self.settings

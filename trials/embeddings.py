@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from idarts_nni.shares import own_columns
+
 from .batching import PADDING, UNKNOWN, Vocabulary
 
 CHARACTER_WIDTH = 25
@@ -53,7 +55,8 @@ class WordEmbedding(nn.Module):
     def forward(self, words: Tensor) -> Tensor:
         """Return vectors ``(T, B, E)`` for words ``(T, B)``."""
         if self.training and self.unknown_rate > 0.0:
-            hidden = self.singletons[words] & (torch.rand(words.shape, device=words.device) < self.unknown_rate)
+            chances = own_columns(words.shape, 1, lambda size: torch.rand(size, device=words.device))
+            hidden = self.singletons[words] & (chances < self.unknown_rate)
             words = words.masked_fill(hidden, UNKNOWN)
         return self.embedding(words)
 

@@ -7,6 +7,23 @@ import errno
 EXIT_NO_ROOM = 3
 """Exit code of a trial that ran out of memory or of disk."""
 
+
+class ProcessFailed(Exception):
+    """Another process of this training failed.
+
+    Parameters
+    ----------
+    reason
+        Which, and why.
+    code
+        The exit code that this trial should end with.
+    """
+
+    def __init__(self, reason: str, code: int) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
 _DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "your share of the disk is used up"}
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc")
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from idarts_nni.architecture import Architecture
 from idarts_nni.modules import FixedRecurrentCell, RecurrentCell
+from idarts_nni.shares import Share, joined, own_columns
 from idarts_nni.space import CellSpace
 
 
@@ -25,7 +26,8 @@ def locked_dropout(sequence: Tensor, rate: float, training: bool) -> Tensor:
 
 def locked_mask(sequence: Tensor, rate: float) -> Tensor:
     """Draw the factors ``(1, B, D)`` by which locked dropout multiplies a sequence ``(T, B, D)``."""
-    return sequence.new_empty(1, *sequence.shape[1:]).bernoulli_(1.0 - rate).div_(1.0 - rate)
+    shape = (1, *sequence.shape[1:])
+    return own_columns(shape, 1, lambda size: sequence.new_empty(size).bernoulli_(1.0 - rate)).div_(1.0 - rate)
 
 
 def embed(tokens: Tensor, weight: Tensor, rate: float, training: bool) -> Tensor:
@@ -129,3 +131,15 @@ def moved(hidden: Tensor | tuple[Tensor, ...] | None, device: torch.device) -> T
     if isinstance(hidden, torch.Tensor):
         return hidden.to(device, copy=True)
     return tuple(state.to(device, copy=True) for state in hidden)
+
+
+def joined_state(hidden: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    """Return the carried state of all columns, of which every process has its share, ``(..., B, H)``."""
+    return joined(hidden, -2) if isinstance(hidden, torch.Tensor) else tuple(joined(state, -2) for state in hidden)
+
+
+def own_state(hidden: Tensor | tuple[Tensor, ...], share: Share) -> Tensor | tuple[Tensor, ...]:
+    """Return this process's share of a carried state of all columns; undoes :func:`joined_state`."""
+    if isinstance(hidden, torch.Tensor):
+        return share.columns(hidden, -2)
+    return tuple(share.columns(state, -2) for state in hidden)

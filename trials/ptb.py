@@ -20,17 +20,28 @@ from idarts_nni.architecture import Architecture
 from idarts_nni.dropped_head import dropped_linear_cross_entropy
 from idarts_nni.head import linear_cross_entropy, linear_nll_sum
 from idarts_nni.mutator import MixedRecurrentCell
+from idarts_nni.shares import ALONE, Share, averaged, summed
 from idarts_nni.space import CellSpace
 
 from . import miniature
 from .averaging import NonMonotoneAveraging
 from .corpus import SPLITS, Corpus, Segment, Segments, batch_columns, build_corpus, read_corpus
-from .layers import detached, embed, locked_dropout, locked_mask, moved, recurrent_layer
+from .layers import (
+    detached,
+    embed,
+    joined_state,
+    locked_dropout,
+    locked_mask,
+    moved,
+    own_state,
+    recurrent_layer,
+)
 from .search_options import SearchOptions
 from .task import Job, Workload, resolve_settings
 
 METRIC = "perplexity"
 OPTIMIZE_MODE = "minimize"
+DATA_PARALLEL = True
 EMBEDDING_RANGE = 0.04
 
 
@@ -90,6 +101,7 @@ def prepare(job: Job) -> Workload:
     if searching and job.space is not None and job.space.profile == "authors-code":
         defaults = dataclasses.replace(defaults, epochs=50, batch_size=128)
     settings = resolve_settings(defaults, job.overrides)
+    job.share.check_equal_parts(settings.batch_size, "batch_size")
     corpus = load_corpus(job.data)
     model = LanguageModel(corpus.vocabulary, job.space, job.architecture, settings, job.backend)
     # An epoch needs no more training text than asked for; evaluation always reads all of its text.
@@ -97,7 +109,7 @@ def prepare(job: Job) -> Workload:
     evaluate = _segments(corpus.valid, settings.evaluation_batch_size, settings, "validation", job)
     workload = Workload(
         model=model,
-        module=LanguageModelRecipe(settings),
+        module=LanguageModelRecipe(settings, job.share),
         train=_segments(train, settings.batch_size, settings, "train", job),
         validation=evaluate,
         settings=settings,
@@ -123,8 +135,12 @@ def load_corpus(data: str) -> Corpus:
 
 
 def _segments(stream: Tensor, batch_size: int, settings: Settings, name: str, job: Job) -> Segments:
+    columns = batch_columns(stream, batch_size)
+    # A search network normalises by the batch at hand: what it is judged by must not depend on the devices.
+    if not (job.stage == "search" and name == "validation"):
+        columns = job.share.columns(columns, 1)
     # The whole text goes to the device once: a piece is then a view, and no step waits for a copy.
-    columns = batch_columns(stream, batch_size).to(job.device)
+    columns = columns.to(job.device)
     if name in ("validation", "test"):
         return Segments(columns, settings.bptt, name)
     return Segments(
@@ -207,11 +223,14 @@ class LanguageModelRecipe(LightningModule):
     ----------
     settings
         Learning rate, weight decay and regularisation.
+    share
+        Which of the processes this is; each computes its own columns.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, share: Share = ALONE) -> None:
         super().__init__()
         self.settings = settings
+        self.share = share
         self._carried: dict[str, Any] = {}
         self._sums: dict[str, list[Tensor]] = {}
         self._predicted = 0
@@ -223,8 +242,9 @@ class LanguageModelRecipe(LightningModule):
 
     def training_step(self, batch: Segment, batch_idx: int) -> Tensor:
         """Return the regularised loss of one piece, and set the learning rate for its length."""
-        outputs = self._run(batch)
-        loss = self.model.loss(outputs, batch.targets)
+        with self.share.drawing(batch.tokens.shape[1] * self.share.count):
+            outputs = self._run(batch)
+            loss = self.model.loss(outputs, batch.targets)
         if batch.stream == "train":
             self._sums.setdefault("train", []).append(loss.detach())
             # SGD reads its rate when it steps, which is after this and before the next piece.
@@ -257,7 +277,7 @@ class LanguageModelRecipe(LightningModule):
         """Log the perplexity of the pass, and that of training."""
         self.log("validation", self._perplexity())
         if self._sums.get("train"):
-            mean = torch.stack(self._sums["train"]).float().mean().item()
+            mean = self._train_losses().float().mean().item()
             self.log("train", _perplexity(mean))
 
     def on_test_epoch_end(self) -> None:
@@ -266,15 +286,29 @@ class LanguageModelRecipe(LightningModule):
 
     def running_state(self) -> dict[str, Any]:
         """Return the carried hidden states, and the losses of the running epoch."""
-        losses = self._sums.get("train")
-        carried = {stream: moved(hidden, torch.device("cpu")) for stream, hidden in self._carried.items()}
-        return {"carried": carried, "train": torch.stack(losses) if losses else None}
+        losses = self._train_losses() if self._sums.get("train") else None
+        carried = {stream: moved(joined_state(hidden), torch.device("cpu")) for stream, hidden in self._kept().items()}
+        return {"carried": carried, "train": losses}
 
     def load_running_state(self, state: dict[str, Any], device: torch.device) -> None:
         """Take up what :meth:`running_state` returned."""
-        self._carried = {stream: moved(hidden, device) for stream, hidden in state["carried"].items()}
+        self._carried = {
+            stream: moved(own_state(hidden, self.share), device) for stream, hidden in state["carried"].items()
+        }
         if state["train"] is not None:
             self._sums["train"] = list(state["train"].to(device))
+
+    def _kept(self) -> dict[str, Any]:
+        if self.share.count == 1:
+            return self._carried
+        # An evaluation begins anew each time, and its columns need not be the same in number everywhere.
+        return {stream: hidden for stream, hidden in self._carried.items() if stream in ("train", "search")}
+
+    def _train_losses(self) -> Tensor:
+        """Return the loss of each step of the running epoch, over all columns."""
+        (losses,) = averaged([torch.stack(self._sums["train"])])
+        assert losses is not None
+        return losses
 
     def _run(self, batch: Segment) -> Tensor:
         hidden = None if batch.first else self._carried.get(batch.stream)
@@ -283,11 +317,16 @@ class LanguageModelRecipe(LightningModule):
         return outputs
 
     def _add_up(self, batch: Segment) -> None:
+        if not batch.targets.numel():
+            return  # fewer columns than processes
         self._sums["evaluation"].append(self.model.summed_loss(self._run(batch), batch.targets).double())
         self._predicted += batch.targets.numel()
 
     def _perplexity(self) -> float:
-        total = torch.stack(self._sums["evaluation"]).sum().item()
+        losses = self._sums["evaluation"]
+        total = torch.stack(losses).sum().item() if losses else 0.0
+        if self.share.count > 1:
+            total, self._predicted = summed(torch.tensor([total, self._predicted], dtype=torch.float64)).tolist()
         return _perplexity(total / self._predicted)
 
 

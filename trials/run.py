@@ -46,11 +46,11 @@ from idarts_nni.trial import (
     task_directory,
 )
 
-from .faults import EXIT_NO_ROOM, explain
+from .faults import EXIT_NO_ROOM, ProcessFailed, explain
 
 if TYPE_CHECKING:
     from .task import Job
-    from .training import Outcome
+    from .training import Outcome, Precautions
 
 _logger = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, (ValueError, FloatingPointError)):
             note_refusal(str(error))
         return _failed(str(error), EXIT_BAD_INPUT)
+    except ProcessFailed as error:
+        return _failed(str(error), error.code)
     except (MemoryError, RuntimeError, OSError, ImportError) as error:
         reason = explain(error)
         if reason is None:
@@ -90,30 +92,24 @@ def _run(options: argparse.Namespace) -> int:
     parameters = receive_parameters() if is_in_experiment() else _parameters_by_hand(options)
     if options.output:
         os.environ["NNI_OUTPUT_DIR"] = str(Path(options.output).resolve())
+    _share_cores(options)
     # Idle threads of OpenMP that spin wait for each other's cores when trials share a machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # NNI wraps all of torch.nn and meets two names that were not there in its time; nothing follows from it.
-    warnings.filterwarnings("ignore", message=".* is found to be not a nn.Module", category=RuntimeWarning)
-    if options.threads:
-        os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    with device_lease(options.device, options.slots_per_gpu) as lease:
-        # Only now: torch decides at its import which devices there are.
-        from idarts_nni.matmul import allow_fast_matmul
-
+    with device_lease(options.device, options.slots_per_gpu, count=options.devices) as lease:
+        task, job = prepare(parameters, options, lease.device)
         from .curves import with_curves
-        from .training import Precautions, load_task, run_job
+        from .ranks import together
+        from .training import check_job, run_job
 
-        allow_fast_matmul(lease.device)
-        for name in ("pytorch_lightning", "lightning_fabric"):  # whose import sets their level
-            logging.getLogger(name).setLevel(logging.WARNING)  # else: advertisements, a list of absent devices
-        task = load_task(options.task)
-        job = _job(parameters, options, lease.device)
+        check_job(task, dataclasses.replace(job, share=dataclasses.replace(job.share, count=options.devices)))
         checkpoints = task_directory(parameters.key)
         _claim(checkpoints, parameters, options)
-        precautions = Precautions(options.checkpoint_minutes, reductions=options.step_reductions)
         report = with_curves(_report_epoch, options.tensorboard)
-        outcome = run_job(task, job, checkpoints, report, precautions)
-        device = _device_name(lease.device)
+        orders = {"parameters": parameters.to_dict(), "options": vars(options), "device": lease.device}
+        with together(options.devices, lease, {**orders, "checkpoints": str(checkpoints)}) as share:
+            job = dataclasses.replace(job, share=share)
+            outcome = run_job(task, job, checkpoints, report, precautions(options))
+        device = _device_name(lease.device, options.devices)
     if not math.isfinite(outcome.validation):
         raise FloatingPointError(f"{parameters.key} ended with the validation metric {outcome.validation}.")
     record = _record(options.task, task, parameters, job, outcome, device)
@@ -127,6 +123,40 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def prepare(parameters: TrialParameters, options: argparse.Namespace, device: str) -> tuple[ModuleType, Job]:
+    """Load the task and say what there is to do; the first import of torch, once the device is known."""
+    # NNI wraps all of torch.nn and meets two names that were not there in its time; nothing follows from it.
+    warnings.filterwarnings("ignore", message=".* is found to be not a nn.Module", category=RuntimeWarning)
+    # The metrics are those of all processes already.
+    warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")
+    from idarts_nni.matmul import allow_fast_matmul
+
+    from .training import load_task
+
+    allow_fast_matmul(device)
+    for name in ("pytorch_lightning", "lightning_fabric"):  # whose import sets their level
+        logging.getLogger(name).setLevel(logging.WARNING)  # else: advertisements, a list of absent devices
+    return load_task(options.task), _job(parameters, options, device)
+
+
+def precautions(options: argparse.Namespace) -> Precautions:
+    """Return what is done against faults."""
+    from .training import Precautions
+
+    return Precautions(options.checkpoint_minutes, reductions=options.step_reductions)
+
+
+def _share_cores(options: argparse.Namespace) -> None:
+    """Say how many threads each process has; torch reads it when it is imported."""
+    if options.devices < 1:
+        raise ValueError(f"--devices {options.devices}: expected a whole number from 1.")
+    if options.threads:
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    elif options.devices > 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // options.devices)))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trials.run", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -135,7 +165,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--backend", default="auto", help="how cells are computed (default: the fastest that fits)")
     parser.add_argument("--slots-per-gpu", type=int, default=1, metavar="N", help="trials that may share a GPU")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one for each core)")
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train on N GPUs, each with its share of every batch; without a GPU in N processes (default: 1)",
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads of a process (default: one for each core, shared out)"
+    )
     parser.add_argument(
         "--checkpoint-minutes",
         type=float,
@@ -334,13 +373,14 @@ def _version(package: str) -> str:
         return "-"
 
 
-def _device_name(device: str) -> str:
+def _device_name(device: str, count: int) -> str:
     import torch
 
+    several = f"{count} x " if count > 1 else ""
     if device == "cuda":
-        return str(torch.cuda.get_device_name(0))
+        return several + str(torch.cuda.get_device_name(0))
     threads = torch.get_num_threads()
-    return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{several}cpu, {threads} thread{'s' if threads > 1 else ''}"
 
 
 if __name__ == "__main__":

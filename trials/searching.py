@@ -16,11 +16,13 @@ from nni.nas.space import RawFormatModelSpace
 from pytorch_lightning import Trainer, seed_everything
 
 from idarts_nni.architecture import Architecture
+from idarts_nni.data_parallel import EqualGradients
 from idarts_nni.model_architecture import ModelArchitecture
 from idarts_nni.monitor import SearchMonitor, mixed_cells
 from idarts_nni.mutator import MixedRecurrentCell, architecture_weights, weighed
 from idarts_nni.search_module import IDARTSLightningModule
 from idarts_nni.selection import select_by_perturbation
+from idarts_nni.shares import agreed
 from idarts_nni.strategy import IDARTS
 
 from .search_options import SearchOptions
@@ -42,6 +44,19 @@ class Found:
     """``reason`` and ``epoch`` (whose cell is kept) of a search that stopped before its last epoch."""
     gap: dict[str, float] | None = None
     """See :func:`measure_gap`."""
+
+
+def make_trainer(job: Job, **options: Any) -> Trainer:
+    """Make the trainer of a job: one device, or one of several processes that train together."""
+    accelerator = "gpu" if job.device == "cuda" else "cpu"
+    if job.share.count == 1:
+        return TracedTrainer(accelerator=accelerator, devices=1, **options)
+    together = {"num_nodes": job.share.count, "strategy": EqualGradients(job.share), "use_distributed_sampler": False}
+    trainer = TracedTrainer(accelerator=accelerator, devices=1, **together, **options)
+    # Lightning's handler of SIGTERM talks to the other processes from wherever this one is, in the midst of what they
+    # are saying to each other. TimedCheckpoint has a handler too, and lets all of them end after the same step.
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    return trainer
 
 
 def search_monitor(job: Job, workload: Workload) -> SearchMonitor:
@@ -97,7 +112,8 @@ def run_search(
         architecture = Architecture.from_dict(monitor.trajectory[kept]["architecture"], "trajectory")
     elif options.selection == "perturbation":
         batches = list(islice(_evaluation(workload), options.selection_batches or None))
-        architecture = select_by_perturbation(cells, lambda: module.mean_loss(batches))
+        chosen = select_by_perturbation(cells, lambda: module.mean_loss(batches))
+        architecture = Architecture.from_dict(agreed(chosen.to_dict()), "selection") if job.share.count > 1 else chosen
     else:
         architecture = cell.derive()
     gap = measure_gap(job, workload, evaluator.trainer, module, cells, architecture) if options.gap_epochs else None
@@ -130,9 +146,8 @@ def measure_gap(
     try:
         with weighed(cells, architecture_weights(architecture, cells[0].space)):
             gap["derived"] = _validated(trainer, module, workload)
-            short = TracedTrainer(
-                accelerator="gpu" if job.device == "cuda" else "cpu",
-                devices=1,
+            short = make_trainer(
+                job,
                 precision=trainer.precision,
                 max_epochs=epochs,
                 limit_val_batches=0,

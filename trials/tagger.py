@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from idarts_nni.architecture import Architecture
 from idarts_nni.mutator import MixedRecurrentCell
+from idarts_nni.shares import own_columns
 from idarts_nni.space import CellSpace
 
 from .batching import Batch
@@ -191,7 +192,10 @@ class Tagger(ModelSpace):
         words = self.inputs(batch)
         if self.training and self.word_dropout:
             # Not scaled: a dropped word is an unknown one, not noise to be averaged out.
-            words = words * words.new_empty(*words.shape[:2], 1).bernoulli_(1.0 - self.word_dropout)
+            shape = (*words.shape[:2], 1)
+            words = words * own_columns(
+                shape, 1, lambda size: words.new_empty(size).bernoulli_(1.0 - self.word_dropout)
+            )
         words = locked_dropout(words, self.input_dropout, self.training)
         states = self.layer(words, batch.lengths)
         return self.scores(locked_dropout(states, self.output_dropout, self.training))

@@ -10,6 +10,10 @@ A task on NNI's own model spaces (images) has two names more: ``SPACE = "model"`
 with the key ``model`` in place of a recurrent cell's, and ``BASELINE``, the method of its plain model (``lstm`` where
 it has none).
 
+``DATA_PARALLEL = True`` says that the task computes its share (``job.share``, :mod:`idarts_nni.shares`) of every
+training batch where several processes train one model: a loss whose mean over the processes is that of the whole batch,
+metrics of all the data, a running state that is the whole batch's, and random numbers by ``own_columns``.
+
 Its Lightning module logs the metric under the name ``validation`` in each validation pass and ``test`` in the test.
 What it carries from one step to the next (hidden states, sums of the running epoch) it hands over by the two methods of
 :class:`idarts_nni.checkpoint.RunningState`, so that a run goes on from any step. A pass over its training data depends
@@ -29,6 +33,7 @@ from torch import nn
 
 from idarts_nni.architecture import Architecture
 from idarts_nni.model_architecture import ModelArchitecture
+from idarts_nni.shares import ALONE, Share
 from idarts_nni.space import CellSpace
 
 Settings = TypeVar("Settings")
@@ -58,6 +63,8 @@ class Job:
     """What a search reports beside its own cell: ``edges_per_node`` and ``snapshots`` (search epochs), two lists."""
     model_space: Mapping[str, Any] = field(default_factory=dict)
     """What stands under ``model`` in the search space of such a task."""
+    share: Share = ALONE
+    """Which of the processes this is, where several train one model."""
 
 
 @dataclass

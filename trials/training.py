@@ -12,21 +12,22 @@ from types import ModuleType
 from typing import Any
 
 from nni.nas.evaluator.pytorch import Lightning
-from nni.nas.evaluator.pytorch import Trainer as TracedTrainer
 from numpy.random import RandomState
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 
 from idarts_nni.architecture import Architecture
 from idarts_nni.checkpoint import AtomicCheckpointIO, ExactResume, first_intact, load_plain
+from idarts_nni.data_parallel import SameEverywhere
 from idarts_nni.gain import gain_warning
 from idarts_nni.model_architecture import ModelArchitecture
 from idarts_nni.parameters import BASELINES
 from idarts_nni.rollback import FACTOR, REDUCTIONS, Diverged, FiniteTraining
 from idarts_nni.saving import MINUTES, TimedCheckpoint, checkpoint_paths
+from idarts_nni.shares import agreed
 
 from .reporter import EpochReport, EpochReporter
-from .searching import run_search, search_monitor
+from .searching import make_trainer, run_search, search_monitor
 from .snapshots import CellSnapshots
 from .task import Job, Workload
 
@@ -119,18 +120,18 @@ def run_job(
     ValueError
         If the job is not one for this task.
     """
-    _check_job(task, job)
+    check_job(task, job)
     if isinstance(job.architecture, Architecture) and job.space is not None:
         if warning := gain_warning(job.architecture, job.space):
             _logger.warning("%s", warning)
     precautions = precautions or Precautions()
-    start, reductions = first_intact(checkpoint_paths(checkpoints)), ()
+    start, reductions = _start(job, checkpoints), ()
     while True:
         try:
             return _attempt(task, job, checkpoints, report, precautions, start, reductions)
         except Diverged as fault:
             reductions = _reduced(fault, precautions.reductions)
-            start = first_intact(checkpoint_paths(checkpoints), before_epoch=fault.epoch)
+            start = _start(job, checkpoints, fault.epoch)
             _logger.warning(
                 "%s; goes on from %s, and from epoch %d on with a step of %g of the planned one (reduction %d of %d).",
                 fault,
@@ -140,6 +141,13 @@ def run_job(
                 len(reductions),
                 precautions.reductions,
             )
+
+
+def _start(job: Job, checkpoints: Path, before_epoch: int | None = None) -> Path | None:
+    """Return the checkpoint to go on from, the same one in all processes."""
+    found = first_intact(checkpoint_paths(checkpoints), before_epoch) if job.share.rank == 0 else None
+    name = agreed(found.name if found else None)
+    return checkpoints / name if name else None
 
 
 def _attempt(
@@ -213,7 +221,16 @@ def _reduced(fault: Diverged, allowed: int) -> tuple[int, ...]:
     ) from fault
 
 
-def _check_job(task: ModuleType, job: Job) -> None:
+def check_job(task: ModuleType, job: Job) -> None:
+    """Check that a job is one for a task.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if job.share.count > 1 and not getattr(task, "DATA_PARALLEL", False):
+        raise ValueError(f"--devices {job.share.count}: this task trains on one device only. Leave --devices out.")
     baseline, kind = getattr(task, "BASELINE", "lstm"), getattr(task, "SPACE", "cell")
     if job.method in BASELINES:
         if job.method != baseline:
@@ -266,12 +283,13 @@ def _best_epoch(folder: Path, mode: str) -> ModelCheckpoint:
 def _trainer(job: Job, workload: Workload, callbacks: list[Callback], folder: Path) -> Trainer:
     loaders = [workload.train, *(workload.validation.values() if isinstance(workload.validation, dict) else [])]
     callbacks = [ExactResume(loaders, workload.module), *callbacks]
-    interactive = sys.stderr.isatty()
+    if job.share.count > 1:
+        callbacks.insert(0, SameEverywhere())
+    interactive = sys.stderr.isatty() and job.share.rank == 0
     if interactive:
         callbacks.append(TQDMProgressBar(leave=True))
-    return TracedTrainer(
-        accelerator="gpu" if job.device == "cuda" else "cpu",
-        devices=1,
+    return make_trainer(
+        job,
         precision=PRECISIONS[job.precision],
         max_epochs=workload.epochs,
         # A strategy clips by itself; the trainer cannot, under manual optimisation.
