@@ -43,7 +43,7 @@ def prepare(job: Job) -> Workload:
     splits = SPLITS if job.stage == "retrain" else SPLITS[:2]
     # A GPU goes over all word vectors in no time, a search's own clipping knows no sparse gradients, and weight decay
     # changes every row.
-    sparse = not searching and settings.weight_decay == 0.0 and job.device == "cpu"
+    sparse = not searching and settings.weight_decay == 0.0 and job.device == "cpu" and job.share.count == 1
     data = tagger_data(job.data, settings, splits, job.device, sparse)
     model = Tagger(
         data.inputs,
