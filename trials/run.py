@@ -109,7 +109,7 @@ def _run(options: argparse.Namespace) -> int:
         job = _job(parameters, options, lease.device)
         checkpoints = task_directory(parameters.key)
         _claim(checkpoints, parameters, options)
-        precautions = Precautions(options.checkpoint_minutes, reductions=options.step_reductions)
+        precautions = Precautions(options.checkpoint_minutes, options.checkpoint_steps, options.step_reductions)
         report = with_curves(_report_epoch, options.tensorboard)
         outcome = run_job(task, job, checkpoints, report, precautions)
         device = _device_name(lease.device)
@@ -141,6 +141,9 @@ def _parser() -> argparse.ArgumentParser:
         default=5.0,
         metavar="N",
         help="longest time between checkpoints (default: 5)",
+    )
+    parser.add_argument(
+        "--checkpoint-steps", type=int, metavar="N", help="save after every so many steps too, whatever it costs"
     )
     parser.add_argument(
         "--step-reductions", type=int, default=3, metavar="N", help="halvings of the step after a NaN (default: 3)"
