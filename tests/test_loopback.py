@@ -1,6 +1,7 @@
 """Who can reach the manager of an experiment: from another network namespace, as from another machine."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -131,6 +133,28 @@ def test_idarts_run_opens_nothing_to_the_network(tmp_path, neighbour):
         assert listening(manager_on(port)) == {"127.0.0.1"}
         with socket.create_connection(("localhost", port), timeout=10):
             pass
+
+
+@pytest.mark.slow
+def test_the_line_to_go_on_after_idarts_run_opens_nothing_either(tmp_path, neighbour):
+    port = free_port()
+    with idarts_run(tmp_path, port):
+        pass
+    line = re.search(r"To go on: (.*)", (tmp_path / "said.txt").read_text())[1]
+    patient = line.replace(" nnictl ", f" {sys.executable} -m idarts_nni.patient_nnictl ")
+    assert patient != line
+    environment = user_environment(tmp_path, SLOW_TRIAL)
+    try:
+        subprocess.run(["sh", "-c", f"{patient} --port {port}"], env=environment, cwd=tmp_path, check=True, timeout=180)
+        deadline = time.monotonic() + 120
+        while not trial_runs(port):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert neighbour(port) == "refused"
+        assert listening(manager_on(port)) == {"127.0.0.1"}
+    finally:
+        stop = [str(Path(sys.executable).parent / "nnictl"), "stop", line.split()[-1]]
+        subprocess.run(stop, env=environment, cwd=tmp_path, timeout=120)
 
 
 @pytest.mark.slow
