@@ -8,18 +8,43 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
+import select
 import signal
 import sys
+import threading
 
 import psutil  # type: ignore[import-untyped]  # ships no type information; NNI depends on it
 
 _PR_SET_PDEATHSIG = 1
+_OPTION = "--experiment-id"
+"""Followed by the experiment, on the command line of its manager."""
 
 
 def end_with_parent() -> None:
     """Ask Linux for a SIGTERM when the process dies that started this one."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def end_with_manager() -> None:
+    """End by a SIGTERM when NNI's manager dies, of which this process may be a grandchild: NNI puts a shell between.
+
+    Nothing is done where the manager is not among the processes that this one descends from, or the system has no way
+    to wait for it.
+    """
+    try:
+        found = next((one for one in psutil.Process().parents() if _OPTION in one.cmdline()), None)
+        if found is not None and sys.platform == "linux":
+            arguments = os.pidfd_open(found.pid), os.getpid()
+            threading.Thread(target=_end_after, args=arguments, name="lifeline", daemon=True).start()
+    except (psutil.Error, OSError):
+        pass
+
+
+def _end_after(descriptor: int, this: int) -> None:
+    select.select([descriptor], [], [])
+    os.kill(this, signal.SIGTERM)
 
 
 def is_left_behind(experiment: str) -> bool:
@@ -31,7 +56,7 @@ def is_left_behind(experiment: str) -> bool:
     managers = []
     for process in psutil.process_iter():
         try:
-            if ("--experiment-id", experiment) in itertools.pairwise(process.cmdline()):
+            if (_OPTION, experiment) in itertools.pairwise(process.cmdline()):
                 managers.append(process.create_time())
         except psutil.Error:
             continue

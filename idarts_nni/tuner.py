@@ -17,7 +17,7 @@ from nni.tuner import Tuner
 
 from .files import write_atomically
 from .found_cells import Space, derivations_of
-from .lifeline import end_with_parent
+from .lifeline import end_with_manager
 from .manager import Manager, refuse_gpu_number
 from .parameters import Settings, TrialParameters
 from .plan import Outcome, Plan, judge, published_space, read_space
@@ -56,7 +56,7 @@ class SearchThenRetrain(Tuner):
         super().__init__()
         is_in_experiment = os.environ.get("SDK_PROCESS") == "dispatcher"
         if is_in_experiment:
-            end_with_parent()  # NNI's manager
+            end_with_manager()
         self._lock = threading.RLock()
         self._space: Space | None = None
         self._plan: Plan | None = None

@@ -282,30 +282,6 @@ def test_a_trial_ends_with_the_manager_that_started_it():
         assert time.monotonic() - begun < 20
 
 
-MANAGER = "import time; print('manager', flush=True); time.sleep(60)"
-
-
-@pytest.mark.parametrize("is_younger", [False, True])
-def test_a_trial_of_a_dead_manager_leaves_the_work_to_the_trials_of_the_resumed_one(is_younger):
-    script = "import sys; from idarts_nni.lifeline import is_left_behind; sys.stdin.readline()"
-    script += "; print(is_left_behind('abc'), is_left_behind('other'), flush=True)"
-    command = [sys.executable, "-c", MANAGER, "--experiment-id", "abc", "--port", "8080"]
-    processes = []
-    try:
-        for is_manager in (False, True) if is_younger else (True, False):
-            made = command if is_manager else [sys.executable, "-c", script]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            processes.append(subprocess.Popen(made, cwd=ROOT, text=True, **pipes))
-            time.sleep(0.1)
-        trial_process = processes[not is_younger]
-        assert processes[is_younger].stdout.readline() == "manager\n"
-        assert trial_process.communicate("\n", timeout=60)[0].split() == [str(is_younger), "False"]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-
-
 def test_leaving_by_a_signal_is_not_an_exit_code():
     script = "import signal; from idarts_nni.trial import leave_by_signal; leave_by_signal(signal.SIGINT)"
     with start(script) as process:
