@@ -122,7 +122,7 @@ class TimedCheckpoint(Checkpoint):
         if not minutes > 0.0:
             raise ValueError(f"checkpoint minutes: found {minutes}; expected a number above 0.")
         if every_steps is not None and every_steps < 1:
-            raise ValueError(f"every_steps: found {every_steps}; expected a whole number from 1, or None.")
+            raise ValueError(f"checkpoint steps: found {every_steps}; expected a whole number from 1.")
         self._folder = folder
         self._seconds = 60.0 * minutes
         self._every_steps = every_steps
