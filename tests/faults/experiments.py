@@ -98,15 +98,18 @@ def _wait_a_while(experiment: LiveExperiment, seconds: float) -> bool:
 
 
 def _kill_trial(experiment: LiveExperiment, tally: Tally, generator: random.Random) -> None:
-    processes = list(_trials(experiment))
-    if not processes:
-        return
+    """Kill a trial; where none runs, wait for the next one, which a busy machine starts slowly."""
     sent = generator.choice([signal.SIGKILL, signal.SIGTERM])
-    try:
-        generator.choice(processes).send_signal(sent)
-        tally.trial_kills += 1
-    except psutil.NoSuchProcess:
-        pass
+    for _ in range(3):
+        _wait(lambda: any(_trials(experiment)) or not _wait_a_while(experiment, 0.0), 120)
+        time.sleep(generator.uniform(0.0, 2.0))
+        processes = list(_trials(experiment))
+        try:
+            generator.choice(processes).send_signal(sent)
+            tally.trial_kills += 1
+            return
+        except (IndexError, psutil.NoSuchProcess):
+            continue
 
 
 def _end_manager(experiment: LiveExperiment, tally: Tally, generator: random.Random) -> None:
