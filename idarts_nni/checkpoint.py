@@ -6,6 +6,7 @@ A checkpoint is a file of torch (a zip archive) whose comment is the SHA-256 of 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import logging
@@ -109,6 +110,8 @@ def load_plain(path: Any, map_location: Any | None = "cpu") -> dict[str, Any]:
     except Exception as error:  # torch raises a dozen types here, from the zip reader and from the unpickler
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a checkpoint that can be read ({reason}). Delete it to start anew.") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path}: not a checkpoint that can be read (it holds {type(loaded).__name__}).")
     return loaded
 
 
@@ -123,6 +126,9 @@ def _check_unfolds_to_its_size(content: memoryview) -> None:
 def first_intact(paths: Iterable[Path], before_epoch: int | None = None) -> Path | None:
     """Return the first of some checkpoints that is there and undamaged; None where there is none.
 
+    A damaged one is renamed to ``NAME.damaged``: the next save would put it in the place of the one before it, and a
+    crash at that moment would leave nothing else.
+
     Parameters
     ----------
     paths
@@ -135,8 +141,11 @@ def first_intact(paths: Iterable[Path], before_epoch: int | None = None) -> Path
             continue
         try:
             place = load_plain(path).get(PLACE)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EIO:
+                raise  # such as a folder that cannot be reached now: the file may be whole
             _logger.error("A damaged checkpoint is passed over; the one before it serves. %s", error)
+            os.replace(path, f"{path}.damaged")
             continue
         if before_epoch is None:
             return path

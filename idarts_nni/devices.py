@@ -187,11 +187,15 @@ def _take_free(slots: Sequence[tuple[str, int, Path]], count: int) -> dict[tuple
 
 def _locks_folder() -> Path:
     user = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(os.environ.get(LOCKS_VARIABLE) or Path(tempfile.gettempdir()) / f"idarts_nni-{user}" / "gpu")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if hasattr(os, "getuid") and folder.stat().st_uid != user:
-        raise RuntimeError(f"{folder} belongs to another user; name your own folder in {LOCKS_VARIABLE}.")
-    return folder
+    chosen = os.environ.get(LOCKS_VARIABLE)
+    shared = Path(tempfile.gettempdir()) / f"idarts_nni-{user}"
+    # Of the folder that everybody can write to, another user may have made either.
+    folders = [Path(chosen)] if chosen else [shared, shared / "gpu"]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if hasattr(os, "getuid") and folder.stat().st_uid != user:
+            raise RuntimeError(f"{folder} belongs to another user; name your own folder in {LOCKS_VARIABLE}.")
+    return folders[-1]
 
 
 def _note_holder(lock: Path) -> None:

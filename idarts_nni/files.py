@@ -194,13 +194,13 @@ def write_atomically(
         if previous is not None and path.exists():
             os.replace(path, previous)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    # Without it the renaming itself can be lost when the power fails.
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk; without it a renaming itself can be lost when the power fails."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -87,12 +87,13 @@ def run(options: argparse.Namespace) -> int:
     if records:
         print(f"Page:     {write_page(started.folder / 'idarts', gather([str(started.folder)]))}")
     if interrupt is not None:
-        # Trials run the first python of PATH, which has to be this one.
-        say(f'Stopped by {interrupt}. To go on: PATH="{Path(sys.executable).parent}:$PATH" nnictl resume {started.id}')
+        say(f"Stopped by {interrupt}. To go on: {_way_on(checked, started.id)}")
         return 128 + interrupt.number
     failures = describe_failures(snapshot, records, started.folder / "log")
     for line in failures:
         say(line)
+    if snapshot.status == "GONE":
+        say(f"To go on: {_way_on(checked, started.id)}")
     if options.keep_open:
         say(f"The web page stays up: {started.web_address}. To end it: nnictl stop {started.id}")
     return FAILED if failures else 0
@@ -106,6 +107,13 @@ def _file_to_start(checked: CheckedExperiment, scale: str | None) -> Iterator[Pa
         return
     with tempfile.TemporaryDirectory(prefix="idarts-") as folder:
         yield write_scaled(checked.path, scale, Path(folder))
+
+
+def _way_on(checked: CheckedExperiment, experiment_id: str) -> str:
+    """Return the line for a shell that resumes an experiment."""
+    # Trials run the first python of PATH, which has to be this one; and the port is to stay as closed as it was.
+    closed = f'eval "$({sys.executable} -m idarts_nni env)" && ' if checked.is_closed else ""
+    return f'{closed}PATH="{Path(sys.executable).parent}:$PATH" nnictl resume {experiment_id}'
 
 
 def _stop(experiment_id: str, interrupt: Interrupted | None) -> None:

@@ -23,6 +23,7 @@ from .plan import Job
 
 SETTLING_SECONDS = 5.0
 """How long after its end a trial may still gain a metric, or turn out to have been cancelled by the user."""
+KILLED = "killed by a signal, perhaps by the system for want of memory: then lower batch_size or trialConcurrency"
 REFUSAL = "refused.txt"
 """In the folder of a trial whose input cannot be used: the reason."""
 _LIVE = ("UNKNOWN", "WAITING", "RUNNING", "ADD_RESUMED")
@@ -180,7 +181,7 @@ def read_job(
     if ended and (time.time() if now is None else now) - ended / 1000 < SETTLING_SECONDS:
         return Job(key, "live")
     if status == "USER_CANCELED":
-        return Job(key, "cancelled") if is_cancelled else Job(key, "ended", reason="killed by a signal")
+        return Job(key, "cancelled") if is_cancelled else Job(key, "ended", reason=KILLED)
     if status == "SUCCEEDED":
         found = record.get("finalMetricData")
         return Job(key, "ended", reason=f"ended without a usable final metric (found {found!r})")

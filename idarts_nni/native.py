@@ -227,6 +227,8 @@ def _build(compiler: str) -> Path:
             # Linked to torch's own OpenMP, or two pools of threads would fight for the cores.
             _run([compiler, "-shared", f"{partial}.o", *openmp, "-o", f"{partial}.so"])
             os.unlink(f"{partial}.o")
+            with open(f"{partial}.so", "rb") as library:
+                os.fsync(library.fileno())  # a part of it, after a loss of power, would be found again for ever
             os.replace(f"{partial}.so", target)
             _logger.info("Built the compiled passes in %.0f s: %s.", time.perf_counter() - started, target)
     return target

@@ -15,9 +15,10 @@ from types import FrameType
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
-from .checkpoint import PREVIOUS, finished_epochs
+from .checkpoint import PREVIOUS, finished_epochs, load_plain
+from .files import sync_folder
 
 _logger = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ LAST = "last.ckpt"
 BEFORE_LAST = "before_last.ckpt"
 EPOCH = "epoch.ckpt"
 """The last one that was saved at the end of an epoch; the same file as one of the others, where links are possible."""
+BEST = "best.ckpt"
 COST_FACTOR = 50.0
 """A checkpoint is not written before this many times its own cost has passed, so that saving takes 2 % at most."""
 MINUTES = 5.0
@@ -44,6 +46,58 @@ class StoppedBySignal(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by signal {number}")
         self.number = number
+
+
+class BestLost(OSError):
+    """The weights of the best epoch cannot be read any more."""
+
+
+class BestEpoch(ModelCheckpoint):
+    """Keeps ``best.ckpt``, the weights of the best epoch, and finds it again where the whole folder was moved.
+
+    Parameters
+    ----------
+    folder
+        Where to write.
+    mode
+        ``minimize`` or ``maximize`` the validation metric.
+    """
+
+    def __init__(self, folder: Path, mode: str) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename=Path(BEST).stem,
+            monitor="validation",
+            mode={"minimize": "min", "maximize": "max"}[mode],
+            # After the epoch's bookkeeping, so that a resumed run starts with the next epoch.
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the best score; Lightning forgets it where the folder has another name than before."""
+        folder = str(self.dirpath)
+
+        def here(path: str) -> str:
+            return os.path.join(folder, os.path.basename(path)) if path else path
+
+        models = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        paths = {name: here(state_dict[name]) for name in state_dict if name.endswith("_model_path")}
+        super().load_state_dict({**state_dict, **paths, "dirpath": folder, "best_k_models": models})
+
+    def best_weights(self) -> dict[str, Any]:
+        """Return the weights of the best epoch.
+
+        Raises
+        ------
+        BestLost
+            If their file is damaged or gone.
+        """
+        try:
+            weights: dict[str, Any] = load_plain(self.best_model_path)["state_dict"]
+        except (ValueError, FileNotFoundError) as error:
+            raise BestLost(f"The weights of the best epoch are lost: {error}") from error
+        return weights
 
 
 class TimedCheckpoint(Checkpoint):
@@ -68,7 +122,7 @@ class TimedCheckpoint(Checkpoint):
         if not minutes > 0.0:
             raise ValueError(f"checkpoint minutes: found {minutes}; expected a number above 0.")
         if every_steps is not None and every_steps < 1:
-            raise ValueError(f"every_steps: found {every_steps}; expected a whole number from 1, or None.")
+            raise ValueError(f"checkpoint steps: found {every_steps}; expected a whole number from 1.")
         self._folder = folder
         self._seconds = 60.0 * minutes
         self._every_steps = every_steps
@@ -176,5 +230,6 @@ def _keep_as(path: Path, other: Path) -> None:
         except OSError:
             shutil.copyfile(path, temporary)
         os.replace(temporary, other)
+        sync_folder(other.parent)
     finally:
         temporary.unlink(missing_ok=True)

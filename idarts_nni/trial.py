@@ -5,14 +5,12 @@ Nothing here imports torch, so that a device can be chosen before torch looks fo
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import math
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from numbers import Real
@@ -23,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from .devices import DeviceLease, device_lease
 from .files import MAX_DEPTH, write_atomically
+from .lifeline import end_with_parent, is_left_behind
 from .manager import REFUSAL, read_answer, request
 from .parameters import CELL_KEYS, TrialParameters
 
@@ -47,7 +46,6 @@ CHECKPOINTS_VARIABLE = "IDARTS_CHECKPOINTS"
 RECORD = "record"
 """Key under which a trial on another machine sends its record, as JSON text."""
 _RECORD_SECONDS = 60.0
-_PR_SET_PDEATHSIG = 1
 _held_locks: list[FileLock] = []  # until the process ends
 _last_epoch: tuple[int, dict[str, float]] = 0, {}  # number and metrics of the last report
 _channel: Any = None  # to the manager, once the parameters have come
@@ -75,8 +73,13 @@ def receive_parameters() -> TrialParameters:
     """
     if not is_in_experiment():
         raise RuntimeError("This process is not a trial: start it by nnictl create --config FILE, or name its task.")
-    _end_with_manager()
-    record, parameters = read_parameters(_own_record(os.environ["NNI_TRIAL_COMMAND_CHANNEL"]))
+    if os.environ.get("NNI_PLATFORM") in ("local", "remote"):
+        end_with_parent()  # the manager, or on another machine its keeper
+    text = _own_record(os.environ["NNI_TRIAL_COMMAND_CHANNEL"])
+    if is_left_behind(os.environ.get("NNI_EXP_ID", "")):
+        _logger.warning("The manager that started this trial is gone, and another has taken over: leaving.")
+        leave_by_signal(signal.SIGTERM)
+    record, parameters = read_parameters(text)
     _bind_nni(record)
     return parameters
 
@@ -327,15 +330,6 @@ def _send(kind: str, sequence: int, metrics: Mapping[str, float | str]) -> None:
         sequence=sequence,
         value=dict(metrics),
     )
-
-
-def _end_with_manager() -> None:
-    """Ask Linux for a SIGTERM when the manager (on another machine: its keeper) dies.
-
-    So no orphan works on beside the resumed trial.
-    """
-    if sys.platform == "linux" and os.environ.get("NNI_PLATFORM") in ("local", "remote"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from nni.tuner import Tuner
 
 from .files import write_atomically
 from .found_cells import Space, derivations_of
+from .lifeline import end_with_manager
 from .manager import Manager, refuse_gpu_number
 from .parameters import Settings, TrialParameters
 from .plan import Outcome, Plan, judge, published_space, read_space
@@ -53,6 +54,9 @@ class SearchThenRetrain(Tuner):
 
     def __init__(self, **class_args: Any) -> None:
         super().__init__()
+        is_in_experiment = os.environ.get("SDK_PROCESS") == "dispatcher"
+        if is_in_experiment:
+            end_with_manager()
         self._lock = threading.RLock()
         self._space: Space | None = None
         self._plan: Plan | None = None
@@ -68,7 +72,7 @@ class SearchThenRetrain(Tuner):
             self._settings = Settings.from_class_args(class_args)
         except (TypeError, ValueError) as error:
             # Raised in the dispatcher, it would reach the user as "Tuner did not connect in 10 seconds".
-            if os.environ.get("SDK_PROCESS") != "dispatcher":
+            if not is_in_experiment:
                 raise
             self._settings = Settings()
             self._fail(f"tuner.classArgs: {error}")

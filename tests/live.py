@@ -107,11 +107,11 @@ class LiveExperiment:
                 break
             time.sleep(0.1)
 
-    def resume(self, **variables: str) -> None:
-        """Go on with a stopped experiment, on a port of its own."""
+    def resume(self, *, same_port: bool = False, **variables: str) -> None:
+        """Go on with a stopped experiment, on a port of its own or on the one it had."""
         self.environment.update(variables)
         for _ in range(4):
-            self.port = free_port()
+            self.port = self.port if same_port else free_port()
             self.base = f"http://localhost:{self.port}/api/v1/nni"
             known = len(self.log())
             output = _nnictl(["resume", self.id, "--port", str(self.port)], self.environment, self.home)

@@ -11,6 +11,7 @@ from idarts_nni.checkpoint import (
     AtomicCheckpointIO,
     ExactResume,
     Resumable,
+    first_intact,
     load_plain,
     random_states,
     restore_random_states,
@@ -50,17 +51,35 @@ class Bomb:
         return print, ("boom",)
 
 
-@pytest.mark.parametrize("damage", ["cut", "pickle", "text", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "pickle", "text", "empty", "number"])
 def test_a_checkpoint_that_cannot_be_read_is_named_and_runs_no_code(tmp_path, damage, capsys):
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(100)}, path)
     whole = path.read_bytes()
-    path.write_bytes(
-        {"cut": whole[: len(whole) // 2], "pickle": pickle.dumps(Bomb()), "text": b"hello", "empty": b""}[damage]
-    )
+    AtomicCheckpointIO().save_checkpoint(7, path)
+    spoilt = {"cut": whole[: len(whole) // 2], "pickle": pickle.dumps(Bomb()), "text": b"hello", "empty": b""}
+    path.write_bytes({**spoilt, "number": path.read_bytes()}[damage])
     with pytest.raises(ValueError, match="last.ckpt: not a checkpoint that can be read"):
         load_plain(path)
     assert "boom" not in capsys.readouterr().out
+
+
+def test_a_file_that_the_disk_cannot_read_is_passed_over(tmp_path, caplog):
+    # Linux answers EIO to whoever reads there.
+    (tmp_path / "last.ckpt").symlink_to("/proc/self/mem")
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, tmp_path / "before.ckpt")
+    paths = [tmp_path / "last.ckpt", tmp_path / "before.ckpt"]
+    assert first_intact(paths) == paths[1] and "passed over" in caplog.text
+
+
+def test_a_damaged_checkpoint_is_set_aside_so_that_it_never_takes_the_place_of_a_whole_one(tmp_path):
+    paths = [tmp_path / "last.ckpt", tmp_path / "before.ckpt"]
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, paths[1])
+    paths[0].write_bytes(b"cut")
+    assert first_intact(paths) == paths[1]
+    AtomicCheckpointIO().save_checkpoint({"epoch": 2}, paths[0], {"previous": paths[1]})
+    assert [load_plain(path)["epoch"] for path in reversed(paths) if path.is_file()] == [1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before.ckpt", "last.ckpt", "last.ckpt.damaged"]
 
 
 def test_places_of_loaders_travel_in_the_checkpoint():

@@ -19,7 +19,7 @@ ORDER = [
     # how it is searched
     "phases", "sampling", "second_order", "search_module", "strategy", "hessian", "stopping", "monitor", "selection",
     # how trials are planned and run
-    "scales", "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
+    "scales", "parameters", "found_cells", "plan", "manager", "lifeline", "tuner", "devices", "trial",
     # how a run outlasts faults
     "checkpoint", "saving", "rollback", "data_parallel",
     # around a run
@@ -33,7 +33,7 @@ ORDER = [
 """Modules that are not named here are helpers of ``kernels``."""
 WITHOUT_TORCH = [
     "files", "operations", "space", "architecture", "model_architecture", "ranking", "gain", "health",
-    "scales", "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
+    "scales", "parameters", "found_cells", "plan", "manager", "lifeline", "tuner", "devices", "trial",
     "report", "results", "graphs", "layout", "sketch", "draw", "animate",
     "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",
     "gather", "groups", "published", "charts", "page_charts", "page",

@@ -1,6 +1,7 @@
 """Who can reach the manager of an experiment: from another network namespace, as from another machine."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -131,6 +133,40 @@ def test_idarts_run_opens_nothing_to_the_network(tmp_path, neighbour):
         assert listening(manager_on(port)) == {"127.0.0.1"}
         with socket.create_connection(("localhost", port), timeout=10):
             pass
+
+
+@pytest.mark.slow
+def test_the_line_to_go_on_after_idarts_run_opens_nothing_either(tmp_path, neighbour):
+    port = free_port()
+    with idarts_run(tmp_path, port):
+        pass
+    line = re.search(r"To go on: (.*)", (tmp_path / "said.txt").read_text())[1]
+    patient = line.replace(" nnictl ", f" {sys.executable} -m idarts_nni.patient_nnictl ")
+    assert patient != line
+    shell = {"env": user_environment(tmp_path, SLOW_TRIAL), "cwd": tmp_path, "timeout": 180}
+    stop = [str(Path(sys.executable).parent / "nnictl"), "stop", line.split()[-1]]
+    for _ in range(4):
+        try:
+            subprocess.run(["sh", "-c", f"{patient} --port {port}"], check=True, **shell)
+            if ends_up_running(port):
+                assert neighbour(port) == "refused"
+                assert listening(manager_on(port)) == {"127.0.0.1"}
+                return
+        finally:
+            subprocess.run(stop, **shell)
+    raise AssertionError("the experiment did not go on")
+
+
+def ends_up_running(port: int) -> bool:
+    """Wait until a trial runs; on a busy machine NNI may have given its tuner up before that."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if trial_runs(port):
+            return True
+        if request("GET", f"http://127.0.0.1:{port}/api/v1/nni/check-status")["status"] == "ERROR":
+            return False
+        time.sleep(0.5)
+    return False
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -79,7 +80,7 @@ def run(name, job, folder, callback=None, precautions=None, report=lambda metric
 def end_of(folder):
     """Return what decides the future at the end of a run: weights, averages, optimisers, random states, places."""
     found = load_plain(folder / LAST)
-    callbacks = {name: state for name, state in found["callbacks"].items() if not name.startswith("ModelCheckpoint")}
+    callbacks = {name: state for name, state in found["callbacks"].items() if not name.startswith("BestEpoch")}
     callbacks["EpochReporter"] = [{**epoch, "seconds": 0} for epoch in callbacks["EpochReporter"]["history"]]
     kept = ("state_dict", "optimizer_states", "lr_schedulers", "averaging_state", "current_model_state", "place")
     return {"callbacks": callbacks, **{name: found[name] for name in kept if name in found}}
@@ -160,6 +161,37 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_taken(tmp_path, c
     assert "damaged checkpoint is passed over" in caplog.text and why in caplog.text
     assert_same_result(run("ptb", job, folder), whole)
     assert_equal(end_of(folder), end_of(tmp_path / "whole"))
+
+
+def test_a_folder_that_was_moved_is_gone_on_from_with_its_best_score(tmp_path):
+    job = job_of("ptb", "retrain", "idarts")
+    whole = run("ptb", job, tmp_path / "whole")
+
+    def kill():
+        raise Killed
+
+    with pytest.raises(Killed):
+        run("ptb", job, tmp_path / "here", StopAt(30, kill), Precautions(every_steps=2))
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    best = load_plain(tmp_path / "there" / LAST)["callbacks"]
+    assert any(str(tmp_path / "here") in str(state) for state in best.values()), "an epoch was best before"
+    assert_same_result(run("ptb", job, tmp_path / "there"), whole)
+    # At its end as well: nothing is trained any more, and the weights that are tested lie there.
+    shutil.move(tmp_path / "there", tmp_path / "elsewhere")
+    assert_same_result(run("ptb", job, tmp_path / "elsewhere"), whole)
+
+
+@pytest.mark.parametrize("fault", ["damaged", pytest.param("gone", marks=pytest.mark.slow)])
+def test_a_run_whose_best_weights_are_lost_is_done_anew(tmp_path, caplog, fault):
+    job = job_of("ptb", "retrain", "lstm")
+    whole = run("ptb", job, tmp_path)
+    best = tmp_path / "best.ckpt"
+    if fault == "damaged":
+        best.write_bytes(best.read_bytes()[:-100])
+    else:
+        best.unlink()
+    assert_same_result(run("ptb", job, tmp_path), whole)
+    assert "The weights of the best epoch are lost" in caplog.text and load_plain(best)["state_dict"]
 
 
 def test_a_search_that_is_run_again_after_its_end_finds_and_measures_the_same(tmp_path):

@@ -261,6 +261,27 @@ def test_two_processes_never_work_on_one_task_and_a_killed_one_frees_it():
     assert task_directory("k").is_dir()
 
 
+WAIT_FOR_RECORD = """
+import sys
+from idarts_nni.trial import receive_parameters
+print("trial", flush=True)
+receive_parameters()
+"""
+
+
+def test_a_trial_ends_with_the_manager_that_started_it():
+    names = {"NNI_PLATFORM": "local", "NNI_TRIAL_JOB_ID": "abcde"}
+    names["NNI_TRIAL_COMMAND_CHANNEL"] = "http://127.0.0.1:9/env/local-env/abcde"  # where nothing answers for a minute
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WAIT_FOR_RECORD!r}])"
+    with start(script, **names) as manager:
+        assert manager.stdout.readline() == "trial\n"
+        time.sleep(1.0)
+        manager.kill()
+        begun = time.monotonic()
+        manager.stdout.read()  # until the trial has closed it, too
+        assert time.monotonic() - begun < 20
+
+
 def test_leaving_by_a_signal_is_not_an_exit_code():
     script = "import signal; from idarts_nni.trial import leave_by_signal; leave_by_signal(signal.SIGINT)"
     with start(script) as process:
@@ -405,6 +426,16 @@ def test_locks_in_a_folder_of_another_user_are_refused(monkeypatch, tmp_path):
     with pytest.raises(RuntimeError, match="belongs to another user; name your own folder in IDARTS_LOCKS"):
         with device_lease("cuda", devices=["GPU-a"]):
             pass
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a folder away")
+def test_the_folder_around_the_locks_must_be_ours_as_well(monkeypatch, tmp_path):
+    monkeypatch.delenv("IDARTS_LOCKS")
+    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "idarts_nni-0" / "gpu").mkdir(parents=True)
+    os.chown(tmp_path / "idarts_nni-0", 12345, 12345)
+    with pytest.raises(RuntimeError, match="idarts_nni-0 belongs to another user"):
+        devices._locks_folder()
 
 
 def test_trials_find_the_locks_of_other_experiments_without_being_told(monkeypatch):

@@ -164,6 +164,25 @@ def test_a_full_disk_loses_nothing_and_the_run_goes_on_when_there_is_room_again(
     assert_as_undisturbed(small_disk, undisturbed)
 
 
+CACHE = """
+import numpy, sys
+from trials.faults import explain
+from trials.feature_cache import cached_features
+try:
+    cached_features(sys.argv[1], "key", 10_000, lambda: iter([numpy.zeros((10_000, 300), numpy.float16)]))
+except OSError as error:
+    sys.exit(explain(error))
+"""
+
+
+def test_a_cache_that_does_not_fit_on_the_disk_says_so_and_leaves_nothing_behind(small_disk):
+    command = [sys.executable, "-c", CACHE, str(small_disk)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 1, f"ended with {done.returncode}: without a word where it is negative"
+    assert f"could not be written ({small_disk}" in done.stderr and "the disk is full" in done.stderr
+    assert [path.name for path in small_disk.iterdir()] == ["key.lock"]
+
+
 def test_a_gpu_that_is_insisted_on_and_hidden_is_bad_input(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     with start("--device", "cuda", "--output", tmp_path) as process:

@@ -47,6 +47,8 @@ def test_a_search_by_hand_writes_its_cell_and_its_record_and_the_cell_retrains(t
         (("ptbb", *SEARCH), "no task 'ptbb'; tasks: conll, digits, ptb"),
         (("ptb", "--stage", "search"), "Name the search space"),
         (("ptb", *SEARCH, "--set", "epoch=1"), "Unknown setting 'epoch'"),
+        (("ptb", *SEARCH, "--checkpoint-minutes", "0"), "checkpoint minutes: found 0.0; expected a number above 0"),
+        (("ptb", *SEARCH, "--checkpoint-steps", "0"), "checkpoint steps: found 0; expected a whole number from 1"),
         (("ptb", *SEARCH, "--data", "/no/such"), "'/no/such' does not exist"),
         (("ptb", *SEARCH, "--data", ""), "No data folder is named"),
         (("ptb", "--stage", "retrain", "--space", "search_spaces/tiny.yaml"), "Name the cell to retrain"),

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
 from idarts_nni.architecture import Architecture
@@ -130,6 +131,11 @@ NOW = 1_700_000_000.0
 )
 def test_a_record_of_the_manager_is_judged(record, recovered, cancelled, state):
     assert read_job(record, "k", recovered, cancelled, now=NOW).state == state
+
+
+def test_a_trial_that_the_system_may_have_killed_says_what_to_lower():
+    reason = read_job({"status": "USER_CANCELED", "endTime": NOW * 1000 - 60_000}, "k", False, False, now=NOW).reason
+    assert reason.startswith("killed by a signal") and "lower batch_size" in reason
 
 
 def test_a_final_metric_is_unpacked_from_json_in_json():
@@ -387,4 +393,21 @@ def test_a_stopped_or_killed_experiment_goes_on_where_it_was(tmp_path, how):
             experiment.resume()
         assert experiment.wait("DONE", "ERROR", seconds=300) == "DONE", experiment.log()
         assert_every_trial_got_its_own_parameters(experiment)
+        assert_every_task_succeeded_once(experiment)
+
+
+@pytest.mark.slow
+def test_a_killed_experiment_goes_on_at_once_on_the_port_that_it_had(tmp_path):
+    # The port that nnictl takes by itself. Whatever the dead manager started must not answer to the new one.
+    arguments = {"methods": ["idarts", "lstm"], "data": "embedded"}
+    with live_experiment(tmp_path, arguments, behaviour={"retrain-lstm-r1": {"seconds": 4}}) as experiment:
+        for _ in range(2):
+            start_of(experiment, "retrain-lstm-r1")
+            manager = psutil.Process(experiment.manager_pid())
+            started = manager.children(recursive=True)
+            manager.kill()
+            psutil.wait_procs(started, timeout=3)
+            assert not [process for process in started if process.is_running()]
+            experiment.resume(same_port=True)
+        assert experiment.wait("DONE", "ERROR", seconds=300) == "DONE", experiment.log()
         assert_every_task_succeeded_once(experiment)

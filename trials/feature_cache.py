@@ -7,6 +7,7 @@ without one are not complete and are computed anew; so are features whose size o
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -146,6 +147,7 @@ def _fill(path: Path, rows: int, parts: Iterator[NDArray[Any]], dtype: np.dtype[
         if table is None:
             shape = (rows, part.shape[1])
             table = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+            _take_room(path)
         if filled + len(part) > rows:
             raise ValueError(f"The model gave features of more than the {rows:,} words.")
         table[filled : filled + len(part)] = part
@@ -154,6 +156,17 @@ def _fill(path: Path, rows: int, parts: Iterator[NDArray[Any]], dtype: np.dtype[
         raise ValueError(f"The model gave features of {filled:,} words, not of {rows:,}.")
     table.flush()
     return table.shape
+
+
+def _take_room(path: Path) -> None:
+    """Have the system put the whole file on disk now: writing to a map of a full disk would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # of file systems that cannot do it
+                    raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _checksum(path: Path) -> int:

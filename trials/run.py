@@ -143,7 +143,7 @@ def precautions(options: argparse.Namespace) -> Precautions:
     """Return what is done against faults."""
     from .training import Precautions
 
-    return Precautions(options.checkpoint_minutes, reductions=options.step_reductions)
+    return Precautions(options.checkpoint_minutes, options.checkpoint_steps, options.step_reductions)
 
 
 def _share_cores(options: argparse.Namespace) -> None:
@@ -181,6 +181,9 @@ def _parser() -> argparse.ArgumentParser:
         default=5.0,
         metavar="N",
         help="longest time between checkpoints (default: 5)",
+    )
+    parser.add_argument(
+        "--checkpoint-steps", type=int, metavar="N", help="save after every so many steps too, whatever it costs"
     )
     parser.add_argument(
         "--step-reductions", type=int, default=3, metavar="N", help="halvings of the step after a NaN (default: 3)"

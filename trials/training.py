@@ -14,16 +14,16 @@ from typing import Any
 from nni.nas.evaluator.pytorch import Lightning
 from numpy.random import RandomState
 from pytorch_lightning import Callback, Trainer, seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import TQDMProgressBar
 
 from idarts_nni.architecture import Architecture
-from idarts_nni.checkpoint import AtomicCheckpointIO, ExactResume, first_intact, load_plain
+from idarts_nni.checkpoint import AtomicCheckpointIO, ExactResume, first_intact
 from idarts_nni.data_parallel import SameEverywhere
 from idarts_nni.gain import gain_warning
 from idarts_nni.model_architecture import ModelArchitecture
 from idarts_nni.parameters import BASELINES
 from idarts_nni.rollback import FACTOR, REDUCTIONS, Diverged, FiniteTraining
-from idarts_nni.saving import MINUTES, TimedCheckpoint, checkpoint_paths
+from idarts_nni.saving import BEST, MINUTES, BestEpoch, BestLost, TimedCheckpoint, checkpoint_paths
 from idarts_nni.shares import agreed
 
 from .reporter import EpochReport, EpochReporter
@@ -129,6 +129,14 @@ def run_job(
     while True:
         try:
             return _attempt(task, job, checkpoints, report, precautions, start, reductions)
+        except BestLost as fault:
+            if start is None:
+                raise
+            _logger.error("%s All of this run is done anew.", fault)
+            # All of it: an old last.ckpt would vouch for a best.ckpt of the new run.
+            for path in (*checkpoint_paths(checkpoints), checkpoints / BEST):
+                path.unlink(missing_ok=True)
+            start, reductions = None, ()
         except Diverged as fault:
             reductions = _reduced(fault, precautions.reductions)
             start = _start(job, checkpoints, fault.epoch)
@@ -170,7 +178,7 @@ def _attempt(
     snapshots = CellSnapshots(**job.derive)
     snapshots.check_epochs(workload.epochs)
     finite, monitor = FiniteTraining(reductions), search_monitor(job, workload)
-    best = _best_epoch(checkpoints, task.OPTIMIZE_MODE)
+    best = BestEpoch(checkpoints, task.OPTIMIZE_MODE)
     saver = TimedCheckpoint(checkpoints, precautions.minutes, precautions.every_steps)
     # Looks for faults come first: a faulty epoch is not reported. The saver comes last: it knows which was best.
     watching = [finite, monitor, snapshots] if job.stage == "search" else [finite]
@@ -249,9 +257,9 @@ def _draw(job: Job, workload: Workload) -> ModelArchitecture:
     return ModelArchitecture(sample)
 
 
-def _test(trainer: Trainer, workload: Workload, best: ModelCheckpoint) -> dict[str, float]:
+def _test(trainer: Trainer, workload: Workload, best: BestEpoch) -> dict[str, float]:
     """Read the test set once, with the weights that were best in validation; return all that the task logged."""
-    workload.module.load_state_dict(load_plain(best.best_model_path)["state_dict"])
+    workload.module.load_state_dict(best.best_weights())
     results = trainer.test(workload.module, workload.test, verbose=False)
     return {name: float(value) for name, value in results[0].items()}
 
@@ -265,18 +273,6 @@ def _finished(reporter: EpochReporter, workload: Workload, parameters: int, vali
         settings=workload.settings,
         history=reporter.history,
         **extra,
-    )
-
-
-def _best_epoch(folder: Path, mode: str) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename="best",
-        monitor="validation",
-        mode={"minimize": "min", "maximize": "max"}[mode],
-        # After the epoch's bookkeeping, so that a resumed run starts with the next epoch.
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -32,6 +33,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=3, metavar="N", help="of trials and of managers, per experiment")
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 2, 3, 4], help="of the experiments")
     options = parser.parse_args()
+    # A shell starts what it runs in the background with Ctrl-C ignored, which the trials would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     begun, total = time.monotonic(), Tally()
     _print_line("what", [name.replace("_", " ") for name in COLUMNS])
     _print_line("-" * 34, ["-" * (len(name) - 1) + ":" for name in COLUMNS])

@@ -98,29 +98,34 @@ def _wait_a_while(experiment: LiveExperiment, seconds: float) -> bool:
 
 
 def _kill_trial(experiment: LiveExperiment, tally: Tally, generator: random.Random) -> None:
-    processes = list(_trials(experiment))
-    if not processes:
-        return
+    """Kill a trial; where none runs, wait for the next one, which a busy machine starts slowly."""
     sent = generator.choice([signal.SIGKILL, signal.SIGTERM])
-    try:
-        generator.choice(processes).send_signal(sent)
-        tally.trial_kills += 1
-    except psutil.NoSuchProcess:
-        pass
+    for _ in range(3):
+        _wait(lambda: any(_trials(experiment)) or not _wait_a_while(experiment, 0.0), 120)
+        time.sleep(generator.uniform(0.0, 2.0))
+        processes = list(_trials(experiment))
+        try:
+            generator.choice(processes).send_signal(sent)
+            tally.trial_kills += 1
+            return
+        except (IndexError, psutil.NoSuchProcess):
+            continue
 
 
 def _end_manager(experiment: LiveExperiment, tally: Tally, generator: random.Random) -> None:
-    """End the manager by force or by ``nnictl stop``, and resume."""
-    if generator.random() < 0.5:
+    """End the manager by force or by ``nnictl stop``, and resume: at once, or when nothing of it is left."""
+    is_killed, at_once = generator.random() < 0.5, generator.random() < 0.5
+    if is_killed:
         os.kill(experiment.manager_pid() or 0, signal.SIGKILL)
         # What the manager wrote before it died names a process that is gone; nnictl notices that by itself.
         _wait(lambda: not psutil.pid_exists(experiment.manager_pid() or 0), 30)
     else:
         experiment.stop()
     tally.manager_kills += 1
-    if not _wait(lambda: not list(_trials(experiment)), 60):
+    if not at_once and not _wait(lambda: not list(_trials(experiment)), 60):
         tally.notes.append("a trial outlived its manager for a minute")
-    experiment.resume()
+    # A stopped manager may hold its port for a while, and then the new one does not start.
+    experiment.resume(same_port=is_killed)
     tally.resumes += 1
 
 
