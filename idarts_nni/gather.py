@@ -12,6 +12,7 @@ from typing import Any
 
 from .experiment import ExperimentError, Snapshot, find_experiment, known_experiments, unpack
 from .outcome import collect_records, read_database
+from .published import METRICS
 from .report import Record, load_records, sort_records
 from .results import read_results
 from .returned import unpack_records
@@ -152,7 +153,11 @@ def _read_rows(path: Path) -> list[Record]:
                 record[name] = kind(record[name]) if record.get(name) is not None else None
             except ValueError:
                 raise ValueError(f"{path}, line {number}: {name} is {record[name]!r}; expected a number.") from None
-        records.append({**record, "stage": "retrain", "key": f"{path.name} line {number}", "cell": None})
+        record.update(stage="retrain", key=f"{path.name} line {number}", cell=None, source=path.name)
+        record["metric"] = METRICS.get(str(record["task"]))
+        if record["validation"] is None:
+            record.update(state="failed", failure="it has no result; a results file does not tell the reason")
+        records.append(record)
     return records
 
 

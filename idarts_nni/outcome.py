@@ -16,6 +16,7 @@ from .draw import draw_architecture
 from .experiment import Snapshot, Trial, read_plan, trial_folder, unpack
 from .files import write_atomically
 from .graphs import graphs_of
+from .groups import by_budget
 from .manager import final_metric
 from .model_architecture import ModelArchitecture, read_architecture
 from .report import (
@@ -143,9 +144,11 @@ def experiment_markdown(records: Sequence[Record]) -> str:
             metric = next((str(record["metric"]) for record in rows if record.get("metric")), "")
             parts.append(f"{heading}\n\n{trials_markdown(rows, metric)}")
     retrained = [record for record in records if record["stage"] == "retrain"]
-    if len(retrained) > len({record["method"] for record in retrained}):
-        summary = summary_table(trial_table(retrained))
-        parts.append(f"By method (mean ± sample standard deviation)\n\n{summary_markdown(summary)}")
+    budgets = by_budget(retrained)
+    for names, runs in budgets if len(retrained) > len({record["method"] for record in retrained}) else ():
+        among = f", {names}" if len(budgets) > 1 else ""
+        table = summary_markdown(summary_table(trial_table(runs)))
+        parts.append(f"By method{among} (mean ± sample standard deviation)\n\n{table}")
     if scores := scores_markdown(retrained):
         parts.append(f"Test scores by type (per cent)\n\n{scores}")
     return "\n".join(parts)

@@ -24,10 +24,11 @@ from .space import CellSpace
 COLUMNS = (
     "experiment", "task", "method", "n", "combine", "seed", "validation", "test",
     "parameters", "epochs", "seconds", "device", "precision", "commit", "date", "search_epoch", "search_seed", "scale",
+    "corpus",
 )  # fmt: skip
 """Columns of ``trials/results/*.csv``, in this order."""
 
-_LATER: dict[str, Any] = {"search_epoch": None, "search_seed": None, "scale": FULL}
+_LATER: dict[str, Any] = {"search_epoch": None, "search_seed": None, "scale": FULL, "corpus": ""}
 """What records of earlier versions lack."""
 _SCORE = re.compile(r"test (.+) (?:precision|recall|f1)")
 NOTHING = "–"

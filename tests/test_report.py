@@ -41,7 +41,7 @@ def failed(method="idarts", seed=9, state="failed"):
 def test_columns_are_those_that_the_results_files_promise():
     assert ",".join(COLUMNS) == (
         "experiment,task,method,n,combine,seed,validation,test,parameters,epochs,seconds,device,precision,commit,date,"
-        "search_epoch,search_seed,scale"
+        "search_epoch,search_seed,scale,corpus"
     )
 
 

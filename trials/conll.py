@@ -58,6 +58,7 @@ def prepare(job: Job) -> Workload:
         validation=evaluate,
         settings=settings,
         epochs=settings.epochs,
+        corpus=data.corpus,
         gradient_clip=settings.gradient_clip,
     )
     if searching:

@@ -71,6 +71,7 @@ def prepare(job: Job) -> Workload:
         validation=evaluate,
         settings=settings,
         epochs=settings.epochs,
+        corpus="scikit-learn's digits",
         gradient_clip=settings.gradient_clip,
     )
     if searching:

@@ -24,7 +24,7 @@ from idarts_nni.space import CellSpace
 
 from . import miniature
 from .averaging import NonMonotoneAveraging
-from .corpus import SPLITS, Corpus, Segment, Segments, batch_columns, build_corpus, read_corpus
+from .corpus import SPLITS, Corpus, Segment, Segments, batch_columns, build_corpus, corpus_name, read_corpus
 from .layers import detached, embed, locked_dropout, locked_mask, moved, recurrent_layer
 from .search_options import SearchOptions
 from .task import Job, Workload, resolve_settings
@@ -102,6 +102,7 @@ def prepare(job: Job) -> Workload:
         validation=evaluate,
         settings=settings,
         epochs=settings.epochs,
+        corpus="embedded" if job.data == "embedded" else corpus_name(corpus),
         gradient_clip=settings.gradient_clip,
     )
     if searching:

@@ -295,6 +295,7 @@ def _record(
         "search_epoch": parameters.epoch or None,
         "search_seed": origins[0][0] if origins else None,
         "scale": parameters.scale,
+        "corpus": outcome.corpus,
         "origins": origins,
         "key": parameters.key,
         "stage": parameters.stage,

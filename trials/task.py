@@ -74,6 +74,8 @@ class Workload:
     settings: Any
     """The resolved settings, a dataclass; they stand in the record."""
     epochs: int
+    corpus: str = ""
+    """What the data are: a name, or their size; results on different data are never averaged."""
     test: Iterable[Any] | None = None
     gradient_clip: float | None = None
     strategy: dict[str, Any] = field(default_factory=dict)
