@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from .draw import save_figure
@@ -72,7 +73,10 @@ def line_chart(
         marker = marker if len(line.points) <= _MARKED else ""
         xs, ys = zip(*line.points, strict=True)
         axes.plot(xs, ys, color=color, linestyle=dashes, linewidth=1.5, alpha=0.9, marker=marker, markersize=4)
-    _scale(axes, [value for line in lines for _, value in line.points] if may_be_logarithmic else ())
+    values = [value for line in lines for _, value in line.points]
+    _scale(axes, values if may_be_logarithmic else ())
+    if all(value == round(value) for value in values):
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     _legend(figure, styles)
     return save_figure(figure, "svg")
@@ -173,7 +177,10 @@ def heat_map(
     )
     for place, edges in enumerate(kept):
         for edge in edges:
-            axes.add_patch(Rectangle((place - 0.5, edge - 0.5), 1, 1, fill=False, edgecolor="#d55e00", linewidth=1.3))
+            # White on both sides: in greyscale the frame alone would be lost on a cell of its own darkness.
+            frame = Rectangle((place - 0.5, edge - 0.5), 1, 1, fill=False, edgecolor="#d55e00", linewidth=1.6, zorder=3)
+            frame.set_path_effects([withStroke(linewidth=3.4, foreground="white")])
+            axes.add_patch(frame)
     axes.set_yticks(range(rows), [_plain(label) for label in labels])
     ticks = sorted({round(value) for value in np.linspace(0, count - 1, min(count, 8))})
     axes.set_xticks(ticks, [str(epochs[tick]) for tick in ticks])

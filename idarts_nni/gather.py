@@ -161,6 +161,22 @@ def _read_rows(path: Path) -> list[Record]:
     return records
 
 
+def _readable(value: Any) -> str:
+    """Return a value of an experiment file as text: flat lists and mappings without brackets, others as JSON."""
+    if isinstance(value, str):
+        return value
+    is_flat = isinstance(value, (list, dict)) and not any(
+        isinstance(one, (list, dict)) for one in (value.values() if isinstance(value, dict) else value)
+    )
+    if not is_flat:
+        return json.dumps(value)
+    return (
+        ", ".join(f"{name}: {one}" for name, one in value.items())
+        if isinstance(value, dict)
+        else ", ".join(map(str, value))
+    )
+
+
 def experiment_settings(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the part of an experiment file that decides about results, flat: name -> value as text."""
     tuner = config.get("tuner")
@@ -170,8 +186,4 @@ def experiment_settings(config: Mapping[str, Any]) -> dict[str, str]:
     for name, value in (arguments if isinstance(arguments, dict) else {}).items():
         if name != "data":  # a folder of the machine
             shown[f"tuner.{name}"] = value
-    return {
-        name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in shown.items()
-        if value is not None
-    }
+    return {name: _readable(value) for name, value in shown.items() if value is not None}

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
 from .gather import Source, all_records, experiment_settings
 from .groups import Group, group_runs, search_epoch
@@ -122,7 +124,13 @@ def render_page(sources: Sequence[Source], made: str) -> str:
     ]
     template = importlib.resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["breakable"] = _breakable
     return environment.from_string(template).render(content)
+
+
+def _breakable(text: str) -> Markup:
+    """Let a long name break between its words."""
+    return Markup(re.sub(r"([_./])(?=\w)", r"\1<wbr>", str(escape(text))))
 
 
 def _title(sources: Sequence[Source], records: Sequence[Record]) -> str:
@@ -136,7 +144,10 @@ def _facts(source: Source) -> str:
         return "its rows repeat what stands in another source"
     good = sum("failure" not in record for record in source.records)
     dates = sorted({str(record["date"])[:10] for record in source.records if record.get("date")})
-    facts = [source.state.lower()] if source.state else []
+    is_settled = all(str(record.get("state")) not in _UNFINISHED for record in source.records)
+    # NNI's manager is stopped when all is done, and only that is what NNI's list says afterwards.
+    state = "ended" if source.state == "STOPPED" and is_settled else source.state.lower()
+    facts = [state] if state else []
     facts.append(f"{good} of {len(source.records)} known tasks have a result")
     if dates:
         facts.append(dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}")

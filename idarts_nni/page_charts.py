@@ -137,7 +137,8 @@ def health_charts(records: Sequence[Record]) -> list[Chart]:
     for (task, scale, stage, _), own in _by_stage(records).items():
         for name, words in _HEALTH.items() if stage == "search" else ():
             lines = [line for record in own if (line := _curve(record, name))]
-            if lines:
+            # A space without identity, or without zeroize, has no share of it to show.
+            if lines and (not name.endswith("share") or any(value for line in lines for _, value in line.points)):
                 caption = f"{words}, by epoch of the search on {task}.{_at(scale)}"
                 charts.append(Chart(Image.from_svg(line_chart(lines, x="epoch", y=name, height=2.5)), caption, caption))
     return charts
