@@ -75,7 +75,7 @@ def line_chart(
         axes.plot(xs, ys, color=color, linestyle=dashes, linewidth=1.5, alpha=0.9, marker=marker, markersize=4)
     values = [value for line in lines for _, value in line.points]
     _scale(axes, values if may_be_logarithmic else ())
-    if all(value == round(value) for value in values):
+    if axes.get_yscale() == "linear" and all(value == round(value) for value in values):
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     _legend(figure, styles)

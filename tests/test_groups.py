@@ -2,7 +2,7 @@ import statistics
 
 import pytest
 
-from idarts_nni.groups import group_runs, summary_frame
+from idarts_nni.groups import by_budget, group_runs, summary_frame
 
 from .test_report import failed, record
 
@@ -17,7 +17,7 @@ def test_group_has_mean_and_sample_standard_deviation():
 
 @pytest.mark.parametrize("changes", [
     {"n": "2"}, {"combine": "mean"}, {"scale": "small"}, {"settings": {"epochs": 9}}, {"search_epoch": 3},
-    {"task": "conll"},
+    {"task": "conll"}, {"corpus": "text of 9 + 1 + 1 words"}, {"precision": "bf16"}, {"space": {"transform": "source"}},
 ], ids=str)  # fmt: skip
 def test_runs_that_differ_in_more_than_seed_and_cell_are_not_averaged(changes):
     base = record(settings={"epochs": 3})
@@ -33,6 +33,19 @@ def test_run_without_a_result_joins_the_group_of_its_method():
 def test_rows_of_two_experiments_in_results_files_are_not_averaged():
     rows = [{**record(experiment=name), "settings": None} for name in ("small", "large")]
     assert len(group_runs(rows)) == 2
+
+
+def test_rows_by_hand_of_two_results_files_are_not_averaged():
+    rows = [{**record(experiment="-"), "settings": None, "source": name} for name in ("one.csv", "two.csv")]
+    assert len(group_runs(rows)) == 2
+    assert [names for names, _ in by_budget(rows)] == ["one.csv", "two.csv"]
+
+
+def test_tables_by_budget_hold_every_record_once_and_gaps_where_they_belong():
+    base = record(settings={"epochs": 3}, origins=[[1, 0], [2, 0]])
+    other = record(settings={"epochs": 9}, experiment="large")
+    found = by_budget([base, other, failed(), record(stage="search")])
+    assert found == [("small", [base, failed()]), ("large", [other])]
 
 
 def test_end_of_a_search_is_no_epoch_of_its_own():
