@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -78,7 +79,11 @@ _GAIN = "Print by how much a cell may multiply its state in each step, for each 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; ``arguments`` are those of the command line by default."""
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        say(parser.format_help().rstrip())
+        return UNUSABLE
+    options = parser.parse_args(arguments)
     try:
         return command_function(options.function)(options)
     except (ValueError, OSError) as error:

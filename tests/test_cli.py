@@ -224,3 +224,9 @@ def test_version_and_help_say_what_there_is(capsys):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 0 and words in capsys.readouterr().out
+
+
+def test_no_command_shows_what_there_is(capsys):
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert "idarts watch EXPERIMENT_ID" in said and "COMMAND" in said

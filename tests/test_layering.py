@@ -24,8 +24,8 @@ ORDER = [
     "checkpoint", "saving", "rollback",
     # around a run
     "report", "results", "groups", "published", "graphs", "layout", "sketch", "draw", "animate",
-    "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",
-    "gather", "charts", "page_charts", "page",
+    "code_folder", "remote", "rehearsal", "preflight", "loopback", "patient_nnictl", "experiment", "outcome",
+    "returned", "progress", "gather", "charts", "page_charts", "page",
     "messages", "reporting", "launch", "watch", "commands", "fetching", "compare",
     "derivations", "cli",
     "__main__",
@@ -35,8 +35,8 @@ WITHOUT_TORCH = [
     "files", "operations", "space", "architecture", "model_architecture", "ranking", "gain", "health",
     "scales", "parameters", "found_cells", "plan", "manager", "tuner", "devices", "trial",
     "report", "results", "groups", "published", "graphs", "layout", "sketch", "draw", "animate",
-    "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",
-    "gather", "charts", "page_charts", "page",
+    "code_folder", "remote", "rehearsal", "preflight", "loopback", "patient_nnictl", "experiment", "outcome",
+    "returned", "progress", "gather", "charts", "page_charts", "page",
     "messages", "reporting", "launch", "watch", "commands", "fetching", "compare",
     "derivations", "cli",
 ]  # fmt: skip

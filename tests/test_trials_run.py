@@ -1,5 +1,6 @@
 """The entry to a trial, by hand: what it writes, what it refuses, and how it goes on."""
 
+import io
 import json
 import os
 import signal
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from trials.run import main
 
 ROOT = Path(__file__).parents[1]
 SEARCH = ("--stage", "search", "--space", "search_spaces/tiny.yaml", "--data", "embedded")
@@ -57,6 +60,35 @@ def test_bad_input_ends_with_exit_code_2_and_says_what_would_work(tmp_path, argu
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "record.json").exists()
+
+
+UNKNOWN = "retrain: Unknown setting 'hiden_size' (value 2). Did you mean 'hidden_size'?"
+
+
+@pytest.mark.parametrize(("task", "data", "settings", "messages"), [
+    ("ptb", "embedded", {"search": {"epochs": 2}, "retrain": {}}, []),
+    ("ptb", "embedded", {"search": {"epochs": "x"}, "retrain": {"hiden_size": 2}}, ["'epochs': found 'x'", UNKNOWN]),
+    ("ptb", "empty", {"retrain": {}}, ["expected ptb.train.txt or train.txt, or a single .txt file; found nothing"]),
+    ("ptb", "short", {"search": {}}, ["too short for a batch of 256"]),
+    ("ptb", "short", {"retrain": {"batch_size": 9, "evaluation_batch_size": 2, "test_batch_size": 9}}, ["batch of 9"]),
+    ("conll", "embedded", {"search": {}, "retrain": {}}, []),
+    ("conll", "short", {"retrain": {}}, ["no file eng.train or train.txt or train.conll; found all.txt"]),
+    ("digits", "", {"search": {}, "retrain": {"hiden_size": 2}}, ["Unknown setting 'hiden_size'"]),
+    ("nope", "embedded", {}, ["There is no task 'nope'; tasks: conll, digits, ptb"]),
+], ids=str)  # fmt: skip
+def test_check_tells_what_is_wrong_with_data_and_settings(
+    tmp_path, monkeypatch, capsys, task, data, settings, messages
+):
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / "all.txt").write_text("one two three\n" * 20)
+    (tmp_path / "empty").mkdir()
+    place = str(tmp_path / data) if data in ("short", "empty") else data
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"data": place, "settings": settings})))
+    assert main([task, "--check"]) == (2 if messages else 0)
+    problems = json.loads(capsys.readouterr().out)
+    assert len(problems) == len(messages), problems
+    for problem, message in zip(problems, messages, strict=True):
+        assert message in problem
 
 
 def test_ctrl_c_leaves_by_the_signal_and_the_same_command_goes_on(tmp_path):

@@ -206,7 +206,9 @@ def _find_split(folder: str, split: str) -> Path:
         if (path / name).is_file():
             return path / name
     found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
-    raise FileNotFoundError(f"{path}: expected {' or '.join(names)}; found {found}. {WHERE_TO_GET_IT}")
+    raise FileNotFoundError(
+        f"{path}: expected {' or '.join(names)}, or a single .txt file; found {found}. {WHERE_TO_GET_IT}"
+    )
 
 
 def _single_text(folder: str) -> Path | None:

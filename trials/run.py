@@ -60,6 +60,8 @@ PACKAGES = ("idarts-nni", "nni", "torch", "pytorch-lightning")
 def main(arguments: list[str] | None = None) -> int:
     """Run one trial; return the exit code: 0, 2 for input that cannot be used, 3 where memory or disk ran out."""
     options = _parser().parse_args(arguments)
+    if options.check:
+        return _check(options.task, sys.stdin.read())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stdout)
     try:
         return _run(options)
@@ -77,6 +79,29 @@ def main(arguments: list[str] | None = None) -> int:
         print("Interrupted; what was trained is kept, and the same command goes on from it.", file=sys.stderr)
         leave_by_signal(interrupt.args[0] if interrupt.args else signal.SIGINT)
         raise  # not reached: the signal has ended the process
+
+
+def _check(name: str, asked: str) -> int:
+    """Print, as JSON, what is wrong with the data and the settings of each stage; nothing is trained.
+
+    ``asked`` is the JSON text of ``{"data": FOLDER, "settings": {STAGE: {NAME: VALUE}}}``.
+    """
+    from .task import resolve_settings
+    from .training import load_task
+
+    problems, resolved = [], {}
+    try:
+        task, content = load_task(name), json.loads(asked)
+        for stage, settings in content["settings"].items():
+            try:
+                resolved[stage] = resolve_settings(task.SEARCH if stage == "search" else task.RETRAIN, settings)
+            except ValueError as error:
+                problems.append(f"tuner.classArgs: {stage}: {error}")
+        task.check_data(content["data"], resolved)
+    except (ValueError, OSError) as error:
+        problems.append(str(error))
+    print(json.dumps(problems))
+    return EXIT_BAD_INPUT if problems else 0
 
 
 def _failed(reason: str, code: int) -> int:
@@ -149,6 +174,9 @@ def _parser() -> argparse.ArgumentParser:
         "--tensorboard",
         action=argparse.BooleanOptionalAction,
         help="write curves for TensorBoard (default: under NNI, where tensorboard is installed)",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only tell what is wrong with data and settings (JSON from standard input)"
     )
     by_hand = parser.add_argument_group("without NNI")
     by_hand.add_argument("--stage", choices=STAGES, help="what to do")
