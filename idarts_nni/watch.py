@@ -106,7 +106,8 @@ def _show_ended(experiment: Experiment) -> int:
 def view(experiment: Experiment, snapshot: Snapshot, width: int = 120) -> list[str]:
     """Return what is to be seen, line by line: a head, the tasks of the plan, and a summary of what is left.
 
-    Where ``width`` columns are too few, the stage is left out, with which every task's key begins.
+    Where ``width`` columns are too few, the stage is left out, with which every task's key begins, and of a device
+    all but its name.
     """
     rows = task_rows(snapshot, lease_holders())
     name = known_experiments().get(experiment.id, {}).get("experimentName") or ""
@@ -122,7 +123,7 @@ def view(experiment: Experiment, snapshot: Snapshot, width: int = 120) -> list[s
         table = [cells[:-1] for cells in table]
     lines = _aligned(table)
     if max(map(len, lines)) >= width:
-        lines = _aligned([cells[1:] for cells in table])
+        lines = _aligned([[*cells[1:-1], cells[-1].partition(",")[0]] for cells in table])
     problems = [f"NNI says: {error}" for error in snapshot.errors]
     return [_plain(line).rstrip() for line in (head, "", *lines, *problems, snapshot.problem) if line is not None]
 
