@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from .parameters import METHODS, is_number
-from .report import Record, stand_ins
+from .report import UNFINISHED, Record, stand_ins
 
 _SAME = ("task", "method", "n", "combine", "scale")
 _VARIANT = ("transform", "gate", "num_nodes", "operations", "profile")
@@ -38,8 +38,13 @@ class Group:
 
     @property
     def failed(self) -> int:
-        """Runs without a validation metric."""
-        return len(self.runs) - len(self.values("validation"))
+        """Runs that have ended without a validation metric."""
+        return len(self.runs) - len(self.values("validation")) - self.unfinished
+
+    @property
+    def unfinished(self) -> int:
+        """Runs that may still get a validation metric."""
+        return sum("failure" in record and record.get("state") in UNFINISHED for record in self.runs)
 
     @property
     def seeds(self) -> tuple[Any, ...]:
@@ -112,7 +117,12 @@ def summary_frame(groups: Sequence[Group]) -> pd.DataFrame:
     rows = []
     for group in groups:
         row: dict[str, Any] = {name: getattr(group, name) for name in (*_SAME, "search_epoch")}
-        row |= {"runs": len(group.runs), "failed": group.failed, "seeds": " ".join(map(str, group.seeds))}
+        row |= {
+            "runs": len(group.runs),
+            "failed": group.failed,
+            "unfinished": group.unfinished,
+            "seeds": " ".join(map(str, group.seeds)),
+        }
         for name in ("validation", "test"):
             row |= {name: group.mean(name), f"{name}_std": group.spread(name)}
         row |= {name: group.mean(name) for name in ("parameters", "epochs", "seconds")}

@@ -21,6 +21,7 @@ from .manager import final_metric
 from .model_architecture import ModelArchitecture, read_architecture
 from .report import (
     RECORD_FILE,
+    UNFINISHED,
     Record,
     failed_record,
     read_record,
@@ -144,8 +145,9 @@ def experiment_markdown(records: Sequence[Record]) -> str:
             metric = next((str(record["metric"]) for record in rows if record.get("metric")), "")
             parts.append(f"{heading}\n\n{trials_markdown(rows, metric)}")
     retrained = [record for record in records if record["stage"] == "retrain"]
-    budgets = by_budget(retrained)
-    for names, runs in budgets if len(retrained) > len({record["method"] for record in retrained}) else ():
+    settled = [record for record in retrained if "failure" not in record or record["state"] not in UNFINISHED]
+    budgets = by_budget(settled)
+    for names, runs in budgets if len(settled) > len({record["method"] for record in settled}) else ():
         among = f", {names}" if len(budgets) > 1 else ""
         table = summary_markdown(summary_table(trial_table(runs)))
         parts.append(f"By method{among} (mean ± sample standard deviation)\n\n{table}")

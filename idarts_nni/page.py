@@ -216,7 +216,8 @@ def _result_columns(metric: str) -> list[Column]:
 
 def _result_row(group: Group, groups: Sequence[Group]) -> list[str]:
     notes = [f"scale {group.scale}" if group.scale else "scale not recorded"]
-    notes += [f"{group.failed} of {len(group.runs)} runs without a result"] if group.failed else []
+    for number, what in ((group.failed, "without a result"), (group.unfinished, "not finished")):
+        notes += [f"{number} of {len(group.runs)} runs {what}"] if number else []
     notes += _differences(group, [other for other in groups if other.method == group.method])
     return [
         group.method,

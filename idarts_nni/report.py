@@ -39,7 +39,8 @@ _KINDS = {
     **dict.fromkeys(("validation", "test", "parameters", "epochs", "seconds"), _NUMBER),
     **dict.fromkeys(("seed", "search_epoch", "search_seed"), _WHOLE),
 }
-_STATES = {"todo": "not run", "busy": "unfinished"}
+UNFINISHED = {"todo": "not run", "busy": "unfinished"}
+"""States of tasks that may still get a result -> what a table says of them."""
 RECORD_FILE = "record.json"
 _FOLDERS = ("", "*/", "environments/*/trials/*/", "environments/*/trials/*/output/")
 Record = dict[str, Any]
@@ -256,7 +257,7 @@ def trials_markdown(records: Sequence[Record], metric: str = "") -> str:
         failure = record.get("failure")
         row = [record["method"], record["n"], *([record["combine"]] if joins else []), record["seed"]]
         row += [_found_cell(record), *([_found_by(record)] if sources else [])]
-        result = _STATES.get(record["state"], "failed") if failure else _number(record["validation"], 2)
+        result = UNFINISHED.get(record["state"], "failed") if failure else _number(record["validation"], 2)
         numbers = [_number(record["test"], 2)]
         numbers += [_number(record[column], 0) for column in ("parameters", "epochs", "seconds")]
         rows.append([*map(_word, row), result, *numbers])

@@ -3,6 +3,7 @@ import statistics
 import pytest
 
 from idarts_nni.groups import by_budget, group_runs, summary_frame
+from idarts_nni.outcome import experiment_markdown
 
 from .test_report import failed, record
 
@@ -46,6 +47,13 @@ def test_tables_by_budget_hold_every_record_once_and_gaps_where_they_belong():
     other = record(settings={"epochs": 9}, experiment="large")
     found = by_budget([base, other, failed(), record(stage="search")])
     assert found == [("small", [base, failed()]), ("large", [other])]
+
+
+def test_run_that_may_still_end_well_has_not_failed():
+    (group,) = group_runs([record(n="2", combine="mean"), failed(), failed(seed=8, state="busy")])
+    assert (len(group.runs), group.failed, group.unfinished) == (3, 1, 1)
+    text = experiment_markdown([record(n="2", combine="mean"), failed(), failed(seed=8, state="todo")])
+    assert "2 (1 failed)" in text.partition("By method")[2] and "not run" in text
 
 
 def test_end_of_a_search_is_no_epoch_of_its_own():
