@@ -256,12 +256,13 @@ def _runs_table(records: Sequence[Record], metric: str) -> Table:
         Column(f"test {metric}", number=True, score=True), Column("epochs", number=True),
         Column("seconds", number=True), Column("device"), Column("commit"),
     ]  # fmt: skip
+    several = len({record["experiment"] for record in records}) > 1
     rows = []
     for record in records:
         state = _UNFINISHED.get(str(record.get("state")), "failed") if "failure" in record else ""
         rows.append(
             [
-                f"{record['experiment']} {record['key']}" if record["experiment"] else str(record["key"]),
+                f"{record['experiment']} {record['key']}" if several else str(record["key"]),
                 _word(record["seed"]),
                 _word(record.get("cell")),
                 _word(search_epoch(record)),

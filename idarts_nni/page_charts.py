@@ -25,7 +25,7 @@ _HEALTH = {
     "entropy": "Entropy",
     "margin": "Margin",
     "changed edges": "Edges of the cell that changed since the epoch before",
-    "identity share": "Share of identity among the kept edges",
+    "identity share": "Probability of identity",
     "zeroize share": "Probability of zeroize",
     "eigenvalue": "Largest eigenvalue of the validation loss's Hessian by the alphas",
 }

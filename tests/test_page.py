@@ -112,7 +112,7 @@ def test_experiment_whose_manager_was_stopped_after_its_last_task_has_ended():
 def test_share_of_an_operation_that_the_space_lacks_is_not_drawn():
     curve = [{"epoch": epoch, "default": 1.0, "identity share": 0.0, "zeroize share": 0.2} for epoch in (1, 2)]
     text = page([record(stage="search", history=curve)])
-    assert "Probability of zeroize" in text and "Share of identity" not in text
+    assert "Probability of zeroize" in text and "Probability of identity" not in text
 
 
 def test_old_records_without_newer_fields_make_a_page():
@@ -162,11 +162,12 @@ def test_page_needs_no_horizontal_scrolling_and_runs_nothing(tmp_path, width):
     text = render_page([first, Source(rows[0]["source"], rows)], "today")
     (tmp_path / "report.html").write_text(text)
     # Another page measures this one in a frame of the given width.
+    opened = "d.querySelectorAll('details').forEach(one => one.open = true)"
     measure = "JSON.stringify({wide: d.documentElement.scrollWidth, title: d.title, broken: [...d.images].filter(" \
               "i => i.complete && !i.naturalWidth).length, images: d.images.length})"  # fmt: skip
     (tmp_path / "frame.html").write_text(
         f"<iframe id=f src=report.html style='width:{width}px;height:900px;border:0'></iframe><script>"
-        f"f.onload = () => {{ const d = f.contentDocument; document.body.textContent = {measure}; }}</script>"
+        f"f.onload = () => {{ const d = f.contentDocument; {opened}; document.body.textContent = {measure}; }}</script>"
     )
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom",
                f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000",
