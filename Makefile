@@ -8,9 +8,10 @@ STAMP := $(VENV)/.ready
 
 setup: $(STAMP)
 
+# Old pips (Debian 12 has 23.0) build seqeval in a way that fails today, unless told to build it as newer ones do.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e ".[dev]"
 	@touch $@
 
 run: setup
