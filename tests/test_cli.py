@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from idarts_nni.cli import build_parser, command_function, main
+from idarts_nni.results import merge_results
 
 from .test_report import record
 
@@ -210,6 +211,20 @@ def test_readme_of_this_repository_is_up_to_date(monkeypatch):
     if not Path("README.md").is_file():
         pytest.skip("There is no README yet.")
     assert main(["report", "--update-readme", "--check"]) == 0
+
+
+def test_tables_of_both_documents_are_renewed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "--update-readme"]) == 2 and "no README.md and no docs" in capsys.readouterr().err
+    (tmp_path / "trials" / "results").mkdir(parents=True)
+    merge_results(tmp_path / "trials" / "results" / "small.csv", [record()])
+    (tmp_path / "docs").mkdir()
+    for place in ("README.md", "docs/results.md"):
+        (tmp_path / place).write_text("<!-- results:small -->\n<!-- /results -->\n")
+    assert main(["report", "--update-readme", "--check"]) == 1
+    assert main(["report", "--update-readme", "--readme", "docs/results.md"]) == 0
+    assert "100.00" in (tmp_path / "docs" / "results.md").read_text() and "100.00" not in Path("README.md").read_text()
+    assert main(["report", "--update-readme"]) == 0 and "100.00" in Path("README.md").read_text()
 
 
 def test_every_command_names_a_function_that_is_there():
