@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,12 @@ def test_bad_input_ends_with_exit_code_2_and_says_what_would_work(tmp_path, argu
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "record.json").exists()
+
+
+def test_task_of_ones_own_without_a_check_has_no_problem(monkeypatch, capsys):
+    monkeypatch.setattr("trials.training.load_task", lambda name: types.ModuleType(name))
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"data": "", "settings": {"search": {"mine": 1}}}'))
+    assert main(["mine", "--check"]) == 0 and capsys.readouterr().out == "[]\n"
 
 
 UNKNOWN = "retrain: Unknown setting 'hiden_size' (value 2). Did you mean 'hidden_size'?"

@@ -93,11 +93,13 @@ def _check(name: str, asked: str) -> int:
     try:
         task, content = load_task(name), json.loads(asked)
         for stage, settings in content["settings"].items():
+            defaults = getattr(task, "SEARCH" if stage == "search" else "RETRAIN", None)
             try:
-                resolved[stage] = resolve_settings(task.SEARCH if stage == "search" else task.RETRAIN, settings)
+                resolved[stage] = resolve_settings(defaults, settings) if defaults is not None else settings
             except ValueError as error:
                 problems.append(f"tuner.classArgs: {stage}: {error}")
-        task.check_data(content["data"], resolved)
+        if hasattr(task, "check_data"):
+            task.check_data(content["data"], resolved)
     except (ValueError, OSError) as error:
         problems.append(str(error))
     print(json.dumps(problems))

@@ -4,8 +4,11 @@ A task is one module in this folder with
 
 * ``METRIC``: the name of its validation metric, such as ``perplexity``;
 * ``OPTIMIZE_MODE``: ``minimize`` or ``maximize``;
+* ``prepare(job)``: data, model and recipe for one stage, as a :class:`Workload`.
+
+With two more, mistakes are told before an experiment starts:
+
 * ``SEARCH`` and ``RETRAIN``: the default settings of a search and of a retraining, two dataclasses;
-* ``prepare(job)``: data, model and recipe for one stage, as a :class:`Workload`;
 * ``check_data(data, settings)``: raise ValueError or FileNotFoundError if the data cannot be used with these settings
   (one for each stage), in seconds and without a model.
 
