@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import importlib
 import inspect
+import logging
 import os
 import shlex
 import shutil
@@ -201,6 +202,10 @@ def _load_config(path: Path, problems: list[str]) -> Any:
     """Load the file as NNI would and return its canonical form, or None with the reason among the problems."""
     from nni.experiment.config import ExperimentConfig, utils
 
+    # It wonders about a manager's address that is not set, which SSH tunnels make needless, and prints so on stdout.
+    logger = logging.getLogger("nni.experiment.config")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         config = ExperimentConfig.load(path).canonical_copy()
         config.validate()
@@ -214,6 +219,7 @@ def _load_config(path: Path, problems: list[str]) -> Any:
     finally:
         # NNI leaves the folder of a file that it did not accept behind, and then fails on the next one.
         utils.unset_base_path()
+        logger.setLevel(level)
     return config
 
 

@@ -1,6 +1,7 @@
 """Trials on another machine: a real SSH server, NNI's remote training service, and nothing shared between the two."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -11,9 +12,11 @@ import sys
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from nni.experiment.config import ExperimentConfig
 
 from idarts_nni.preflight import ExperimentFileError, check_experiment
 from idarts_nni.remote import OPTIONS_VARIABLE, RemoteError, Tunnel, check_machine, fetch, read_machines
@@ -73,6 +76,22 @@ def experiment_file(folder, machine, **changes):
     path = folder / "experiment.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+def test_the_check_does_not_repeat_nnis_doubt_about_an_address_that_tunnels_make_needless(tmp_path):
+    (there,) = remote_service(port=free_port(), sshKeyFile="/k")["machineList"]
+    path = experiment_file(tmp_path, SimpleNamespace(entry=lambda: there))
+    heard, handler, logger = [], logging.Handler(), logging.getLogger("nni.experiment.config")
+    handler.emit = lambda entry: heard.append(entry.getMessage())
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(ExperimentFileError, match="ssh cannot log in"):
+            check_experiment(path)
+        assert heard == []
+        ExperimentConfig.load(path).canonical_copy()
+        assert "nni_manager_ip is not set" in heard[0]  # so NNI still has that doubt
+    finally:
+        logger.removeHandler(handler)
 
 
 @pytest.fixture(params=["same network", "own network"])
