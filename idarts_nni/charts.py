@@ -37,6 +37,8 @@ _VARIANTS: tuple[tuple[str, Dashes, str], ...] = (
     ("#6a3d9a", (0.0, (6.0, 1.6, 1.2, 1.6)), "D"),
 )
 """Further kinds of one method."""
+_LEGEND_KEY, _LEGEND_LETTER = 55.0, 5.2
+"""Points that a legend's line with its gaps, and a letter, take at most."""
 _MARKED = 30
 """With more points than this, markers would hide the line."""
 _INK, _PALE = "#333333", "#dddddd"
@@ -235,8 +237,18 @@ def _legend(figure: Figure, styles: Mapping[str, tuple[str, Dashes, str]]) -> No
         )
         handles[-1].set_label(_plain(label))
     figure.legend(
-        handles=handles, loc="outside upper left", ncols=4, frameon=False, fontsize=9, handlelength=3.4, borderpad=0.1
-    )
+        handles=handles, loc="outside upper left", ncols=_legend_columns(list(styles)), frameon=False, fontsize=9,
+        handlelength=3.4, borderpad=0.1,
+    )  # fmt: skip
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    """Return how many columns of a legend fit side by side; matplotlib fills them one after the other."""
+    for columns in range(min(4, len(labels)), 1, -1):
+        longest = [max(map(len, column)) for column in np.array_split(np.array(labels, dtype=object), columns)]
+        if sum(_LEGEND_KEY + _LEGEND_LETTER * length for length in longest) < 72 * _WIDTH:
+            return columns
+    return 1
 
 
 def _plain(text: str) -> str:

@@ -1,5 +1,7 @@
 import xml.etree.ElementTree as ElementTree
 
+import pytest
+
 from idarts_nni.charts import Line, convergence_chart, heat_map, line_chart, method_style, spread_chart
 from idarts_nni.parameters import METHODS
 
@@ -23,6 +25,23 @@ def test_methods_differ_in_colour_dashes_and_marker():
     styles = [method_style(method) for method in METHODS if method != "cnn"]
     for part in zip(*styles, strict=True):
         assert len(set(map(str, part))) == len(styles)
+
+
+@pytest.mark.parametrize("labels", [
+    ["idarts", "darts", "random", "lstm"], ["idarts", "random n=1 sum", "random n=2 mean", "lstm"],
+    ["idarts n=1 sum", "idarts n=2 mean", "random n=1 sum", "random n=2 mean", "lstm"], ["a" * 45, "b" * 45],
+], ids=str)  # fmt: skip
+def test_legend_lies_within_the_chart(labels, monkeypatch):
+    figures = []
+    monkeypatch.setattr("idarts_nni.charts.save_figure", lambda figure, kind: figures.append(figure) or b"")
+    line_chart([Line(label.partition(" ")[0], label, ((1, 2.0), (2, 3.0))) for label in labels], x="epoch", y="F1")
+    figure = figures[0]
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == set(labels)
+    box = legend.get_window_extent()
+    assert box.x1 <= figure.bbox.x1 and box.x0 >= 0 and box.y1 <= figure.bbox.y1
+    assert legend._ncols > 1 or len(labels[0]) == 45
 
 
 def test_wide_range_is_logarithmic_only_where_that_makes_sense():

@@ -79,7 +79,8 @@ def experiment_file(folder, machine, **changes):
 
 
 def test_the_check_does_not_repeat_nnis_doubt_about_an_address_that_tunnels_make_needless(tmp_path):
-    (there,) = remote_service(port=free_port(), sshKeyFile="/k")["machineList"]
+    (tmp_path / "key").touch()
+    (there,) = remote_service(port=free_port(), sshKeyFile=str(tmp_path / "key"))["machineList"]
     path = experiment_file(tmp_path, SimpleNamespace(entry=lambda: there))
     heard, handler, logger = [], logging.Handler(), logging.getLogger("nni.experiment.config")
     handler.emit = lambda entry: heard.append(entry.getMessage())

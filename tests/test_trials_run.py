@@ -35,6 +35,7 @@ def test_a_search_by_hand_writes_its_cell_and_its_record_and_the_cell_retrains(t
     record = json.loads((tmp_path / "record.json").read_text())
     assert (record["stage"], record["method"], record["epochs"], record["test"]) == ("search", "idarts", 1, None)
     assert record["settings"]["hidden_size"] == 8 and len(record["history"]) == 1
+    assert (record["scale"], record["corpus"]) == ("by hand", "embedded")
     retrained = run(
         "ptb", "--stage", "retrain", "--space", "search_spaces/tiny.yaml", "--data", "embedded", *SMALL,
         "--architecture", tmp_path / "architecture.yaml", "--set", "epochs=1", "--set", "test_batch_size=100",

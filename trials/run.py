@@ -31,6 +31,7 @@ from idarts_nni.files import parse_value, parse_yaml, read_yaml, write_atomicall
 from idarts_nni.model_architecture import read_architecture
 from idarts_nni.parameters import BASELINES, METHODS, STAGES, TrialParameters
 from idarts_nni.plan import MODEL, read_space
+from idarts_nni.scales import FULL
 from idarts_nni.space import CellSpace
 from idarts_nni.trial import (
     device_lease,
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 EXIT_BAD_INPUT = 2
+BY_HAND = "by hand"
+"""Scale of a run outside NNI whose settings were changed: neither the task's own nor an experiment file's."""
 PACKAGES = ("idarts-nni", "nni", "torch", "pytorch-lightning")
 
 
@@ -223,6 +226,7 @@ def _parameters_by_hand(options: argparse.Namespace) -> TrialParameters:
         architecture=cell.to_json() if cell else "",
         space=json.dumps(space.to_dict() if isinstance(space, CellSpace) else space or {}),
         settings=json.dumps(_settings_by_hand(options.set)),
+        scale=BY_HAND if options.set else FULL,
         data=options.data,
     )
 
