@@ -37,7 +37,7 @@ _VARIANTS: tuple[tuple[str, Dashes, str], ...] = (
     ("#6a3d9a", (0.0, (6.0, 1.6, 1.2, 1.6)), "D"),
 )
 """Further kinds of one method."""
-_LEGEND_KEY, _LEGEND_LETTER = 55.0, 5.2
+_LEGEND_KEY, _LEGEND_LETTER = 54.0, 5.6
 """Points that a legend's line with its gaps, and a letter, take at most."""
 _MARKED = 30
 """With more points than this, markers would hide the line."""
