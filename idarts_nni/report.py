@@ -245,17 +245,28 @@ def to_markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def trials_markdown(records: Sequence[Record], metric: str = "") -> str:
     """Return one line per trial: method, n, seed, cell, validation, test, parameters, epochs, seconds.
 
-    Where cells differ in how their edges join, or come from several searches or epochs, a column says so.
+    Where cells differ in how their edges join, come from several searches or epochs, or were trained at another than
+    full scale, a column says so.
     """
     name = f" {metric}" if metric else ""
     joins = len({record["combine"] for record in records} - {"-", None}) > 1
     sources = any(record.get("origins") for record in records)
-    header = ["method", "n", *(["combine"] if joins else []), "seed", "cell", *(["found by"] if sources else [])]
+    scaled = any(record.get("scale") not in (None, "", FULL) for record in records)
+    header = [
+        "method",
+        "n",
+        *(["combine"] if joins else []),
+        *(["scale"] if scaled else []),
+        "seed",
+        "cell",
+        *(["found by"] if sources else []),
+    ]
     header += [f"validation{name}", f"test{name}", "parameters", "epochs", "seconds"]
     rows = []
     for record in records:
         failure = record.get("failure")
-        row = [record["method"], record["n"], *([record["combine"]] if joins else []), record["seed"]]
+        row = [record["method"], record["n"], *([record["combine"]] if joins else [])]
+        row += [*([record.get("scale")] if scaled else []), record["seed"]]
         row += [_found_cell(record), *([_found_by(record)] if sources else [])]
         result = UNFINISHED.get(record["state"], "failed") if failure else _number(record["validation"], 2)
         numbers = [_number(record["test"], 2)]

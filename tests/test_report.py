@@ -159,6 +159,12 @@ def test_a_cell_of_several_searches_and_epochs_counts_for_each_of_them(tmp_path)
     assert summary_markdown(summary_table(rows)) == text
 
 
+def test_scale_stands_beside_every_result_that_is_not_at_full_scale():
+    lines = trials_markdown([record(scale="small"), record("lstm")]).splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")[1:5]] == ["method", "n", "scale", "seed"]
+    assert "small" in lines[2] and "full" in lines[3] and "scale" not in trials_markdown([record()])
+
+
 def test_columns_that_say_nothing_are_not_shown():
     text = summary_markdown(summary_table(trial_table([record(), record("lstm")])))
     assert not any(word in text for word in ("scale", "search"))
