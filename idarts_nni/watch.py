@@ -116,7 +116,7 @@ def view(experiment: Experiment, snapshot: Snapshot, width: int = 120) -> list[s
         f"{count} {word}" for word, count in counts.items() if count
     )
     left = time_left(snapshot, rows)
-    if left is not None and snapshot.status not in ENDED:
+    if left and snapshot.status not in ENDED:
         head += f"; about {_clock(left)} left (for tasks known so far)"
     table = [_HEAD, *(row.cells() for row in rows)]
     if not any(row.device for row in rows):
