@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sqlite3
@@ -139,11 +140,14 @@ def last_words(folder: Path) -> str:
 def experiment_markdown(records: Sequence[Record]) -> str:
     """Return the tables of an experiment: searches, retrained cells, and the summary by method."""
     parts = []
-    for stage, heading in (("search", "Searches"), ("select", "Short retrainings"), ("retrain", "Results")):
-        rows = [record for record in records if record["stage"] == stage]
+    tasks = list(dict.fromkeys(record["task"] for record in records))
+    stages = (("search", "Searches"), ("select", "Short retrainings"), ("retrain", "Results"))
+    for (stage, heading), task in itertools.product(stages, tasks):
+        rows = [record for record in records if record["stage"] == stage and record["task"] == task]
         if rows:
             metric = next((str(record["metric"]) for record in rows if record.get("metric")), "")
-            parts.append(f"{heading}\n\n{trials_markdown(rows, metric)}")
+            on = f" on {task}" if len(tasks) > 1 else ""
+            parts.append(f"{heading}{on}\n\n{trials_markdown(rows, metric)}")
     retrained = [record for record in records if record["stage"] == "retrain"]
     settled = [record for record in retrained if "failure" not in record or record["state"] not in UNFINISHED]
     budgets = by_budget(settled)

@@ -56,6 +56,13 @@ def test_run_that_may_still_end_well_has_not_failed():
     assert "2 (1 failed)" in text.partition("By method")[2] and "not run" in text
 
 
+def test_every_task_has_tables_of_its_own_with_its_metric():
+    text = experiment_markdown([record(validation=90.0, task="conll", metric="F1"), record(validation=300.0)])
+    conll, ptb = text.partition("Results on ptb")[::2]
+    assert "validation F1" in conll and "90.00" in conll and "300.00" not in conll
+    assert "validation perplexity" in ptb.partition("By method")[0] and "Results on conll" in conll
+
+
 def test_end_of_a_search_is_no_epoch_of_its_own():
     assert len(group_runs([record(search_epoch=None), record(seed=2, search_epoch=0)])) == 1
 
