@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -88,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command_function(options.function)(options)
     except (ValueError, OSError) as error:
         say(f"idarts {options.command}: {error}")
-        return UNUSABLE
+    except sqlite3.Error as error:
+        say(f"idarts {options.command}: NNI's database of this experiment cannot be read: {error}.")
+    return UNUSABLE
 
 
 def command_function(place: str) -> Callable[[argparse.Namespace], int]:

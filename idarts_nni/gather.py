@@ -133,7 +133,7 @@ def read_curves(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def _open(folder: Path) -> sqlite3.Connection:
     address = f"{(folder / 'db' / 'nni.sqlite').resolve().as_uri()}?mode=ro"
-    return sqlite3.connect(address, uri=True, timeout=10)
+    return sqlite3.connect(address, uri=True, timeout=60)
 
 
 def _add_curves(records: Sequence[Record], snapshot: Snapshot, curves: Mapping[str, list[dict[str, Any]]]) -> None:

@@ -63,7 +63,7 @@ def read_database(folder: Path) -> Snapshot:
     if not database.is_file():
         raise FileNotFoundError(f"{folder}: this is no folder of an NNI experiment; there is no {database}.")
     jobs: dict[str, dict[str, Any]] = {}
-    with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+    with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
         events = "select timestamp, trialJobId, event, data, sequenceId from TrialJobEvent order by timestamp, rowid"
         for time, job_id, event, data, number in connection.execute(events):
             job = jobs.setdefault(job_id, {"number": number if number is not None else len(jobs), "status": "WAITING"})

@@ -245,3 +245,10 @@ def test_no_command_shows_what_there_is(capsys):
     assert main([]) == 2
     said = capsys.readouterr().err
     assert "idarts watch EXPERIMENT_ID" in said and "COMMAND" in said
+
+
+def test_database_that_cannot_be_read_is_told_without_a_traceback(tmp_path, capsys):
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db" / "nni.sqlite").write_bytes(b"not a database " * 100)
+    assert main(["report", str(tmp_path)]) == 2
+    assert "NNI's database of this experiment cannot be read: file is not a database." in capsys.readouterr().err

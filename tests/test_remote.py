@@ -266,13 +266,13 @@ def _processes_in(folder):
 
 
 def _sent(folder):
-    with closing(sqlite3.connect(f"file:{folder}/db/nni.sqlite?mode=ro", uri=True)) as database:
+    with closing(sqlite3.connect(f"file:{folder}/db/nni.sqlite?mode=ro", uri=True, timeout=60)) as database:
         rows = database.execute("select trialJobId, data from TrialJobEvent where data like '%parameter_id%'")
         return {trial: json.loads(data)["parameters"] for trial, data in rows}
 
 
 def _epochs(folder):
-    with closing(sqlite3.connect(f"file:{folder}/db/nni.sqlite?mode=ro", uri=True)) as database:
+    with closing(sqlite3.connect(f"file:{folder}/db/nni.sqlite?mode=ro", uri=True, timeout=60)) as database:
         return [row[0] for row in database.execute("select sequence from MetricData where type = 'PERIODICAL'")]
 
 
