@@ -337,7 +337,7 @@ def _merged(mappings: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     found: dict[str, dict[str, None]] = {}
     for mapping in mappings:
         for name, value in mapping.items():
-            found.setdefault(str(name), {})[_listed(value)] = None
+            found.setdefault(str(name), {})[_listed(value) or NOTHING] = None
     return {name: " / ".join(values) for name, values in found.items()}
 
 
