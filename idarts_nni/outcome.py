@@ -195,8 +195,11 @@ def _kept_cells(records: Sequence[Record]) -> dict[str, tuple[str, Architecture 
 def _reason(key: str, state: str, snapshot: Snapshot, tried: Sequence[Trial]) -> str:
     reason = str(snapshot.tasks.get(key, {}).get("reason") or f"it is {state}")
     if tried:
-        # The tuner points to the error output; here stands what is in it.
-        reason = f"{reason.partition('; see trial.stderr')[0]}; {last_words(tried[-1].folder)}"
+        # The tuner points to the error output; here stands what is in it, unless the tuner has repeated it.
+        reason = reason.partition("; see trial.stderr")[0]
+        words, _, place = last_words(tried[-1].folder).rpartition(" [")
+        said = words.removeprefix("its last words: ").removeprefix("error: ")
+        return f"{reason} [{place}" if said and said in reason else f"{reason}; {last_words(tried[-1].folder)}"
     return reason
 
 

@@ -2,8 +2,9 @@ import statistics
 
 import pytest
 
+from idarts_nni.experiment import Snapshot, Trial
 from idarts_nni.groups import by_budget, group_runs, summary_frame
-from idarts_nni.outcome import experiment_markdown
+from idarts_nni.outcome import collect_records, experiment_markdown
 
 from .test_report import failed, record
 
@@ -76,3 +77,15 @@ def test_summary_has_one_row_for_each_group():
 def test_run_that_stands_for_several_epochs_counts_for_each():
     groups = group_runs([record(origins=[[1, 2], [1, 4], [2, 0]])])
     assert [group.search_epoch for group in groups] == [None, 2, 4]
+
+
+@pytest.mark.parametrize(("reason", "expected"), [
+    ("not tried again: too large.", "not tried again: too large. [{}]"),
+    ("it failed twice; see trial.stderr", "it failed twice; its last words: error: too large. [{}]"),
+], ids=str)  # fmt: skip
+def test_reason_of_a_failure_says_everything_once_and_where_the_rest_stands(tmp_path, reason, expected):
+    (tmp_path / "trial.stderr").write_text("Traceback\nerror: too large.\n")
+    trial = Trial("t", 0, {"key": "retrain-lstm-r1", "stage": "retrain"}, "FAILED", None, 0, None, 1.0, tmp_path)
+    tasks = {"retrain-lstm-r1": {"state": "failed", "reason": reason}}
+    (gap,) = collect_records(Snapshot("DONE", trials=(trial,), tasks=tasks), experiment="x", task="ptb")
+    assert gap["failure"] == expected.format(tmp_path / "trial.stderr")
