@@ -112,6 +112,7 @@ def spread_chart(rows: Sequence[tuple[str, str, Sequence[float]]], *, x: str) ->
     axes.set_yticks(range(len(rows)), [_plain(label) for _, label, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.ticklabel_format(axis="x", style="plain", useOffset=False)
     axes.grid(axis="y", visible=False)
     return save_figure(figure, "svg")
 

@@ -56,3 +56,8 @@ def test_kinds_of_one_method_are_told_apart_and_named():
     text = line_chart(lines, x="epoch", y="perplexity").decode()
     assert text.count("<!-- idarts n=1 -->") == text.count("<!-- idarts n=2 -->") == 1
     assert method_style("idarts")[0] in text and "#cc79a7" in text
+
+
+def test_values_close_to_each_other_are_written_out():
+    text = spread_chart([("idarts", "idarts", [1221.45, 1221.68])], x="perplexity").decode()
+    assert "<!-- 1221.5" in text and "e3 -->" not in text
