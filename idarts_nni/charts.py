@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from .draw import save_figure
@@ -36,6 +37,8 @@ _VARIANTS: tuple[tuple[str, Dashes, str], ...] = (
     ("#6a3d9a", (0.0, (6.0, 1.6, 1.2, 1.6)), "D"),
 )
 """Further kinds of one method."""
+_LEGEND_KEY, _LEGEND_LETTER = 54.0, 5.6
+"""Points that a legend's line with its gaps, and a letter, take at most."""
 _MARKED = 30
 """With more points than this, markers would hide the line."""
 _INK, _PALE = "#333333", "#dddddd"
@@ -72,7 +75,10 @@ def line_chart(
         marker = marker if len(line.points) <= _MARKED else ""
         xs, ys = zip(*line.points, strict=True)
         axes.plot(xs, ys, color=color, linestyle=dashes, linewidth=1.5, alpha=0.9, marker=marker, markersize=4)
-    _scale(axes, [value for line in lines for _, value in line.points] if may_be_logarithmic else ())
+    values = [value for line in lines for _, value in line.points]
+    _scale(axes, values if may_be_logarithmic else ())
+    if axes.get_yscale() == "linear" and all(value == round(value) for value in values):
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     _legend(figure, styles)
     return save_figure(figure, "svg")
@@ -106,6 +112,7 @@ def spread_chart(rows: Sequence[tuple[str, str, Sequence[float]]], *, x: str) ->
     axes.set_yticks(range(len(rows)), [_plain(label) for _, label, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.ticklabel_format(axis="x", style="plain", useOffset=False)
     axes.grid(axis="y", visible=False)
     return save_figure(figure, "svg")
 
@@ -173,7 +180,10 @@ def heat_map(
     )
     for place, edges in enumerate(kept):
         for edge in edges:
-            axes.add_patch(Rectangle((place - 0.5, edge - 0.5), 1, 1, fill=False, edgecolor="#d55e00", linewidth=1.3))
+            # White on both sides: in greyscale the frame alone would be lost on a cell of its own darkness.
+            frame = Rectangle((place - 0.5, edge - 0.5), 1, 1, fill=False, edgecolor="#d55e00", linewidth=1.6, zorder=3)
+            frame.set_path_effects([withStroke(linewidth=3.4, foreground="white")])
+            axes.add_patch(frame)
     axes.set_yticks(range(rows), [_plain(label) for label in labels])
     ticks = sorted({round(value) for value in np.linspace(0, count - 1, min(count, 8))})
     axes.set_xticks(ticks, [str(epochs[tick]) for tick in ticks])
@@ -228,8 +238,18 @@ def _legend(figure: Figure, styles: Mapping[str, tuple[str, Dashes, str]]) -> No
         )
         handles[-1].set_label(_plain(label))
     figure.legend(
-        handles=handles, loc="outside upper left", ncols=4, frameon=False, fontsize=9, handlelength=3.4, borderpad=0.1
-    )
+        handles=handles, loc="outside upper left", ncols=_legend_columns(list(styles)), frameon=False, fontsize=9,
+        handlelength=3.4, borderpad=0.1,
+    )  # fmt: skip
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    """Return how many columns of a legend fit side by side; matplotlib fills them one after the other."""
+    for columns in range(min(4, len(labels)), 1, -1):
+        longest = [max(map(len, column)) for column in np.array_split(np.array(labels, dtype=object), columns)]
+        if sum(_LEGEND_KEY + _LEGEND_LETTER * length for length in longest) < 72 * _WIDTH:
+            return columns
+    return 1
 
 
 def _plain(text: str) -> str:

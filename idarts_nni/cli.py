@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import sqlite3
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -39,14 +41,14 @@ On a terminal the view stays in its place; elsewhere it is printed when a task c
 It ends with the experiment (exit code 1 if that failed). Ctrl-C leaves the experiment alone.
 """
 _REPORT = """\
-Make a page, tables and pictures from what NNI and the trials recorded, or renew the README's tables.
+Make a page, tables and pictures from what NNI and the trials recorded, or renew the tables of README and docs.
 
   idarts report RFjE2bGk                                    running or ended: tables to the terminal; report.html,
                                                             tables and pictures into the experiment's folder
   idarts report RFjE2bGk k3jdD9aa more.csv --output both/   several together
   idarts report RFjE2bGk --results trials/results/ptb_small.csv   add the retrained results to a results file
   idarts report outputs/                                    records that trials outside NNI wrote
-  idarts report --update-readme                             renew README.md from trials/results/*.csv
+  idarts report --update-readme                             renew README.md and docs/results.md from the results
   idarts report --update-readme --check                     only tell whether that would change it (exit code 1)
 """
 _ENV = """\
@@ -78,12 +80,18 @@ _GAIN = "Print by how much a cell may multiply its state in each step, for each 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; ``arguments`` are those of the command line by default."""
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        say(parser.format_help().rstrip())
+        return UNUSABLE
+    options = parser.parse_args(arguments)
     try:
         return command_function(options.function)(options)
     except (ValueError, OSError) as error:
         say(f"idarts {options.command}: {error}")
-        return UNUSABLE
+    except sqlite3.Error as error:
+        say(f"idarts {options.command}: NNI's database of this experiment cannot be read: {error}.")
+    return UNUSABLE
 
 
 def command_function(place: str) -> Callable[[argparse.Namespace], int]:
@@ -149,9 +157,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--results", type=Path, help="results file to add the retrained results to")
     report.add_argument("--replace", action="store_true", help="with --results: drop the rows that are there")
-    report.add_argument("--update-readme", action="store_true", help="renew the tables between the README's markers")
+    report.add_argument("--update-readme", action="store_true", help="renew the tables between the documents' markers")
     report.add_argument("--check", action="store_true", help="with --update-readme: change nothing")
-    report.add_argument("--readme", type=Path, default=Path("README.md"), help="default: README.md")
+    report.add_argument(
+        "--readme", type=Path, action="append", help="may be repeated (default: README.md and docs/results.md)"
+    )
     report.add_argument("--results-folder", type=Path, default=Path("trials/results"), help="default: trials/results")
     report.set_defaults(function="reporting.report")
 

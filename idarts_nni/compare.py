@@ -24,6 +24,7 @@ import pandas as pd
 from scipy import stats
 
 from .messages import FAILED
+from .published import LOWER_IS_BETTER
 from .report import COLUMNS, to_markdown
 
 LEVEL = 0.95
@@ -34,7 +35,6 @@ MOST_ARRANGEMENTS = 50_000
 """Up to so many ways of dealing the values out the permutation test tries all; beyond, it draws as many."""
 PARAMETERS_TOLERANCE = 0.05
 RANDOM = "random"
-LOWER_IS_BETTER = {"perplexity": True, "F1": False, "accuracy": False}
 _GROUP = ("task", "n", "combine", "epochs", "scale")
 
 

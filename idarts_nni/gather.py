@@ -12,6 +12,7 @@ from typing import Any
 
 from .experiment import ExperimentError, Snapshot, find_experiment, known_experiments, unpack
 from .outcome import collect_records, read_database
+from .published import METRICS
 from .report import Record, load_records, sort_records
 from .results import read_results
 from .returned import unpack_records
@@ -132,7 +133,7 @@ def read_curves(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def _open(folder: Path) -> sqlite3.Connection:
     address = f"{(folder / 'db' / 'nni.sqlite').resolve().as_uri()}?mode=ro"
-    return sqlite3.connect(address, uri=True, timeout=10)
+    return sqlite3.connect(address, uri=True, timeout=60)
 
 
 def _add_curves(records: Sequence[Record], snapshot: Snapshot, curves: Mapping[str, list[dict[str, Any]]]) -> None:
@@ -152,8 +153,28 @@ def _read_rows(path: Path) -> list[Record]:
                 record[name] = kind(record[name]) if record.get(name) is not None else None
             except ValueError:
                 raise ValueError(f"{path}, line {number}: {name} is {record[name]!r}; expected a number.") from None
-        records.append({**record, "stage": "retrain", "key": f"{path.name} line {number}", "cell": None})
+        record.update(stage="retrain", key=f"{path.name} line {number}", cell=None, source=path.name)
+        record["metric"] = METRICS.get(str(record["task"]))
+        if record["validation"] is None:
+            record.update(state="failed", failure="it has no result; a results file does not tell the reason")
+        records.append(record)
     return records
+
+
+def _readable(value: Any) -> str:
+    """Return a value of an experiment file as text: flat lists and mappings without brackets, others as JSON."""
+    if isinstance(value, str):
+        return value
+    is_flat = isinstance(value, (list, dict)) and not any(
+        isinstance(one, (list, dict)) for one in (value.values() if isinstance(value, dict) else value)
+    )
+    if not is_flat:
+        return json.dumps(value)
+    return (
+        ", ".join(f"{name}: {one}" for name, one in value.items())
+        if isinstance(value, dict)
+        else ", ".join(map(str, value))
+    )
 
 
 def experiment_settings(config: Mapping[str, Any]) -> dict[str, str]:
@@ -165,8 +186,4 @@ def experiment_settings(config: Mapping[str, Any]) -> dict[str, str]:
     for name, value in (arguments if isinstance(arguments, dict) else {}).items():
         if name != "data":  # a folder of the machine
             shown[f"tuner.{name}"] = value
-    return {
-        name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in shown.items()
-        if value is not None
-    }
+    return {name: _readable(value) for name, value in shown.items() if value is not None}

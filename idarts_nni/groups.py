@@ -11,9 +11,11 @@ from typing import Any
 import pandas as pd
 
 from .parameters import METHODS, is_number
-from .report import Record, stand_ins
+from .report import UNFINISHED, Record, stand_ins
 
 _SAME = ("task", "method", "n", "combine", "scale")
+_VARIANT = ("transform", "gate", "num_nodes", "operations", "profile")
+"""What else of a search space decides about a cell's numbers."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,20 @@ class Group:
     search_epoch: int | None
     """Epoch of the search that the cells were taken at, where that is not its end."""
     budget: str
-    """What the runs were trained with: the same text for the same settings."""
+    """What the runs were trained with: the same text for the same data, settings and precision."""
+    variant: str
+    """What the cells were taken from: the same text for the same kind of search space."""
     runs: tuple[Record, ...]
 
     @property
     def failed(self) -> int:
-        """Runs without a validation metric."""
-        return len(self.runs) - len(self.values("validation"))
+        """Runs that have ended without a validation metric."""
+        return len(self.runs) - len(self.values("validation")) - self.unfinished
+
+    @property
+    def unfinished(self) -> int:
+        """Runs that may still get a validation metric."""
+        return sum("failure" in record and record.get("state") in UNFINISHED for record in self.runs)
 
     @property
     def seeds(self) -> tuple[Any, ...]:
@@ -76,14 +85,31 @@ def group_runs(records: Iterable[Record]) -> list[Group]:
     retrained = [one for record in records if record["stage"] == "retrain" for one in stand_ins(record)]
     found: dict[Any, list[Record]] = {}
     for record in retrained:
-        budget = budget_of(record) or _likely_budget(record, retrained)
-        key = (*(str(record.get(name) or "") for name in _SAME), search_epoch(record), budget)
+        near = record if budget_of(record) else _nearest(record, retrained)
+        key = (*(str(record.get(name) or "") for name in _SAME), search_epoch(record), budget_of(near), _variant(near))
         found.setdefault(key, []).append(record)
     groups = [
-        Group(task, method, n, combine, scale, epoch, budget, tuple(runs))
-        for (task, method, n, combine, scale, epoch, budget), runs in found.items()
+        Group(task, method, n, combine, scale, epoch, budget, variant, tuple(runs))
+        for (task, method, n, combine, scale, epoch, budget, variant), runs in found.items()
     ]
     return sorted(groups, key=_order)
+
+
+def by_budget(records: Iterable[Record]) -> list[tuple[str, list[Record]]]:
+    """Sort retrained cells by what they were trained with: the experiments or files that did so, and their records."""
+    retrained = [record for record in records if record["stage"] == "retrain"]
+    found: dict[tuple[str, str, str], list[Record]] = {}
+    for record in retrained:
+        near = record if budget_of(record) else _nearest(record, retrained)
+        found.setdefault((str(record["task"]), str(record.get("scale") or ""), budget_of(near)), []).append(record)
+    named = [[str(record.get("source") or origin(record)) for record in runs] for runs in found.values()]
+    return [(", ".join(dict.fromkeys(names)), runs) for names, runs in zip(named, found.values(), strict=True)]
+
+
+def origin(record: Record) -> str:
+    """Return where a record comes from: its experiment, or the results file that has it."""
+    experiment = str(record["experiment"] or "-")
+    return str(record.get("source") or "-") if experiment == "-" else experiment
 
 
 def summary_frame(groups: Sequence[Group]) -> pd.DataFrame:
@@ -91,7 +117,12 @@ def summary_frame(groups: Sequence[Group]) -> pd.DataFrame:
     rows = []
     for group in groups:
         row: dict[str, Any] = {name: getattr(group, name) for name in (*_SAME, "search_epoch")}
-        row |= {"runs": len(group.runs), "failed": group.failed, "seeds": " ".join(map(str, group.seeds))}
+        row |= {
+            "runs": len(group.runs),
+            "failed": group.failed,
+            "unfinished": group.unfinished,
+            "seeds": " ".join(map(str, group.seeds)),
+        }
         for name in ("validation", "test"):
             row |= {name: group.mean(name), f"{name}_std": group.spread(name)}
         row |= {name: group.mean(name) for name in ("parameters", "epochs", "seconds")}
@@ -101,19 +132,28 @@ def summary_frame(groups: Sequence[Group]) -> pd.DataFrame:
 
 
 def budget_of(record: Record) -> str:
-    """Return what a run was trained with; of a row of a results file only its experiment is known."""
+    """Return what a run was trained with; of a row of a results file only its experiment, or the file, is known."""
     settings = record.get("settings")
     if isinstance(settings, dict) and settings:
-        return json.dumps(settings, sort_keys=True, default=str)
-    return f"as in {record['experiment']}" if record.get("epochs") is not None else ""
+        same = {name: record.get(name) for name in ("corpus", "precision")}
+        return json.dumps({**same, **settings}, sort_keys=True, default=str)
+    return f"as in {origin(record)}" if record.get("epochs") is not None else ""
 
 
-def _likely_budget(gap: Record, retrained: Sequence[Record]) -> str:
-    near = [record for record in retrained if record["experiment"] == gap["experiment"] and budget_of(record)]
+def _variant(record: Record) -> str:
+    space = record.get("space")
+    known = space if isinstance(space, dict) else {}
+    return json.dumps({name: known[name] for name in _VARIANT if name in known})
+
+
+def _nearest(gap: Record, retrained: Sequence[Record]) -> Record:
+    """Return the run whose budget a run without a record most likely had; itself where there is none."""
+    near = [record for record in retrained if origin(record) == origin(gap) and budget_of(record)]
     near.sort(key=lambda record: (record["method"] != gap["method"], record["n"] != gap["n"]))
-    return budget_of(near[0]) if near else ""
+    return near[0] if near else gap
 
 
 def _order(group: Group) -> tuple[Any, ...]:
     place = METHODS.index(group.method) if group.method in METHODS else len(METHODS)
-    return group.task, group.scale, group.budget, place, group.method, group.n, group.combine, group.search_epoch or 0
+    epoch = group.search_epoch or 0
+    return group.task, group.scale, group.budget, place, group.method, group.n, group.combine, epoch, group.variant

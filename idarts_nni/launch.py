@@ -17,7 +17,7 @@ from . import experiment as nni
 from .gather import gather
 from .messages import FAILED, say
 from .outcome import collect_records, describe_failures, write_outputs
-from .preflight import CheckedExperiment, check_experiment
+from .preflight import CheckedExperiment, check_experiment, check_input
 from .progress import Progress
 from .remote import RemoteError, tunnels
 from .reporting import write_page
@@ -36,6 +36,7 @@ class Interrupted(KeyboardInterrupt):
 def run(options: argparse.Namespace) -> int:
     """Run the command ``idarts run`` and return its exit code."""
     checked = check_experiment(options.file, options.scale)
+    check_input(checked)
     if options.port is not None and not nni.is_free(options.port):
         raise ValueError(f"--port {options.port} is in use; leave the option out to have a free one chosen.")
     started: nni.Experiment | None = None

@@ -36,7 +36,7 @@ class PlacedEdge:
     node: int
     edge: Edge
     word: str
-    """What is written on it: the operation, with the weight where a node has several."""
+    """What is written on it: the operation, with the weight where a node has several and there is room for it."""
     course: tuple[Point, ...]
     """From the source state through the columns between to the word and on to the target state."""
     word_at: Point
@@ -104,7 +104,8 @@ def lay_out(graph: Graph, *, upright: bool = False) -> Layout:
     chains: list[tuple[int, Edge, str, list[_Item]]] = []
     for node, edges in enumerate(graph.nodes, start=graph.num_inputs):
         for edge in edges:
-            word = edge_word(edge, len(edges))
+            # Side by side on a narrow page, words with weights would be too small to read; there the width tells it.
+            word = edge_word(edge, 1 if upright else len(edges))
             room = _word_width(word) / 2 if upright else 0.0
             chains.append((node, edge, word, _chain(states[edge.source], states[node], room)))
     items = states + [item for *_, chain in chains for item in chain]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sqlite3
@@ -16,10 +17,12 @@ from .draw import draw_architecture
 from .experiment import Snapshot, Trial, read_plan, trial_folder, unpack
 from .files import write_atomically
 from .graphs import graphs_of
+from .groups import by_budget
 from .manager import final_metric
 from .model_architecture import ModelArchitecture, read_architecture
 from .report import (
     RECORD_FILE,
+    UNFINISHED,
     Record,
     failed_record,
     read_record,
@@ -60,7 +63,7 @@ def read_database(folder: Path) -> Snapshot:
     if not database.is_file():
         raise FileNotFoundError(f"{folder}: this is no folder of an NNI experiment; there is no {database}.")
     jobs: dict[str, dict[str, Any]] = {}
-    with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+    with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
         events = "select timestamp, trialJobId, event, data, sequenceId from TrialJobEvent order by timestamp, rowid"
         for time, job_id, event, data, number in connection.execute(events):
             job = jobs.setdefault(job_id, {"number": number if number is not None else len(jobs), "status": "WAITING"})
@@ -137,15 +140,21 @@ def last_words(folder: Path) -> str:
 def experiment_markdown(records: Sequence[Record]) -> str:
     """Return the tables of an experiment: searches, retrained cells, and the summary by method."""
     parts = []
-    for stage, heading in (("search", "Searches"), ("select", "Short retrainings"), ("retrain", "Results")):
-        rows = [record for record in records if record["stage"] == stage]
+    tasks = list(dict.fromkeys(record["task"] for record in records))
+    stages = (("search", "Searches"), ("select", "Short retrainings"), ("retrain", "Results"))
+    for (stage, heading), task in itertools.product(stages, tasks):
+        rows = [record for record in records if record["stage"] == stage and record["task"] == task]
         if rows:
             metric = next((str(record["metric"]) for record in rows if record.get("metric")), "")
-            parts.append(f"{heading}\n\n{trials_markdown(rows, metric)}")
+            on = f" on {task}" if len(tasks) > 1 else ""
+            parts.append(f"{heading}{on}\n\n{trials_markdown(rows, metric)}")
     retrained = [record for record in records if record["stage"] == "retrain"]
-    if len(retrained) > len({record["method"] for record in retrained}):
-        summary = summary_table(trial_table(retrained))
-        parts.append(f"By method (mean ± sample standard deviation)\n\n{summary_markdown(summary)}")
+    settled = [record for record in retrained if "failure" not in record or record["state"] not in UNFINISHED]
+    budgets = by_budget(settled)
+    for names, runs in budgets if len(settled) > len({record["method"] for record in settled}) else ():
+        among = f", {names}" if len(budgets) > 1 else ""
+        table = summary_markdown(summary_table(trial_table(runs)))
+        parts.append(f"By method{among} (mean ± sample standard deviation)\n\n{table}")
     if scores := scores_markdown(retrained):
         parts.append(f"Test scores by type (per cent)\n\n{scores}")
     return "\n".join(parts)
@@ -186,8 +195,11 @@ def _kept_cells(records: Sequence[Record]) -> dict[str, tuple[str, Architecture 
 def _reason(key: str, state: str, snapshot: Snapshot, tried: Sequence[Trial]) -> str:
     reason = str(snapshot.tasks.get(key, {}).get("reason") or f"it is {state}")
     if tried:
-        # The tuner points to the error output; here stands what is in it.
-        reason = f"{reason.partition('; see trial.stderr')[0]}; {last_words(tried[-1].folder)}"
+        # The tuner points to the error output; here stands what is in it, unless the tuner has repeated it.
+        reason = reason.partition("; see trial.stderr")[0]
+        words, _, place = last_words(tried[-1].folder).rpartition(" [")
+        said = words.removeprefix("its last words: ").removeprefix("error: ")
+        return f"{reason} [{place}" if said and said in reason else f"{reason}; {last_words(tried[-1].folder)}"
     return reason
 
 

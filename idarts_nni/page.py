@@ -7,11 +7,14 @@ images that cannot run anything, and the page forbids itself every script and ev
 from __future__ import annotations
 
 import importlib.resources
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
 from .gather import Source, all_records, experiment_settings
 from .groups import Group, group_runs, search_epoch
@@ -26,7 +29,7 @@ from .page_charts import (
     spread_charts,
 )
 from .parameters import STAGES
-from .published import PUBLISHED
+from .published import CORPORA, LOWER_IS_BETTER, Published, published_rows
 from .report import NOTHING, Record
 
 _UNKNOWN = "unknown task"
@@ -49,7 +52,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Body:
-    """Rows of a table that belong together."""
+    """Rows of a table that belong together.
+
+    In a row that is shorter than the table's head the last cell takes the columns that are left.
+    """
 
     rows: Sequence[Sequence[str]]
     heading: str = ""
@@ -118,7 +124,13 @@ def render_page(sources: Sequence[Source], made: str) -> str:
     ]
     template = importlib.resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["breakable"] = _breakable
     return environment.from_string(template).render(content)
+
+
+def _breakable(text: str) -> Markup:
+    """Let a long name break between its words."""
+    return Markup(re.sub(r"([_./])(?=\w)", r"\1<wbr>", str(escape(text))))
 
 
 def _title(sources: Sequence[Source], records: Sequence[Record]) -> str:
@@ -132,7 +144,10 @@ def _facts(source: Source) -> str:
         return "its rows repeat what stands in another source"
     good = sum("failure" not in record for record in source.records)
     dates = sorted({str(record["date"])[:10] for record in source.records if record.get("date")})
-    facts = [source.state.lower()] if source.state else []
+    is_settled = all(str(record.get("state")) not in _UNFINISHED for record in source.records)
+    # NNI's manager is stopped when all is done, and only that is what NNI's list says afterwards.
+    state = "ended" if source.state == "STOPPED" and is_settled else source.state.lower()
+    facts = [state] if state else []
     facts.append(f"{good} of {len(source.records)} known tasks have a result")
     if dates:
         facts.append(dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}")
@@ -166,14 +181,20 @@ def _parts(sources: Sequence[Source], records: Sequence[Record], groups: Sequenc
 
 def _part(task: str, names: str, records: Sequence[Record], groups: Sequence[Group], number: int) -> Part:
     metric = metric_name(records)
+    corpora = list(dict.fromkeys(str(record["corpus"]) for record in records if record.get("corpus")))
     text = "Mean ± sample standard deviation over runs."
     if not groups:
         text = "Nothing has been retrained yet."
-    published = _published_rows(task)
-    bodies = [Body([_result_row(group) for group in groups])]
+    elif metric in LOWER_IS_BETTER:
+        text += f" {'Lower' if LOWER_IS_BETTER[metric] else 'Higher'} is better."
+    if corpora:
+        text += f" Data: {'; '.join(corpora)}."
+    published = [_published_row(row) for row in published_rows(task, corpora)]
+    bodies = [Body([_result_row(group, groups) for group in groups])]
     if published:
         text += " Below, what others have published at full size: marked, and not to be compared with a smaller budget."
-        bodies.append(Body(published, "Published by others, not measured here", published=True))
+        heading = f"Published by others on {CORPORA.get(task, task)} at full size, not measured here"
+        bodies.append(Body(published, heading, published=True))
     return Part(
         anchor=f"results-{number}",
         heading=f"Results on {task}{names}",
@@ -193,13 +214,16 @@ def _result_columns(metric: str) -> list[Column]:
     ]  # fmt: skip
 
 
-def _result_row(group: Group) -> list[str]:
-    runs = f"{len(group.runs)}" + (f" ({group.failed} without result)" if group.failed else "")
+def _result_row(group: Group, groups: Sequence[Group]) -> list[str]:
+    notes = [f"scale {group.scale}" if group.scale else "scale not recorded"]
+    for number, what in ((group.failed, "without a result"), (group.unfinished, "not finished")):
+        notes += [f"{number} of {len(group.runs)} runs {what}"] if number else []
+    notes += _differences(group, [other for other in groups if other.method == group.method])
     return [
         group.method,
         _word(group.n),
         _word(group.combine),
-        runs,
+        str(len(group.runs)),
         ", ".join(map(str, group.seeds)),
         _spread(group, "validation"),
         _spread(group, "test"),
@@ -207,17 +231,22 @@ def _result_row(group: Group) -> list[str]:
         _number(group.mean("epochs")),
         _number(group.mean("seconds")),
         ", ".join(filter(None, (group.words("device"), group.words("precision")))) or NOTHING,
-        f"scale {group.scale}" if group.scale else "scale not recorded",
+        "; ".join(notes),
     ]
 
 
-def _published_rows(task: str) -> list[list[str]]:
-    rows = []
-    for row in PUBLISHED.get(task, ()):
-        scores = [NOTHING if value is None else f"{value:.2f}" for value in (row.validation, row.test)]
-        note = f"published, {row.source}: {row.note}"
-        rows.append([row.method, row.n, *[""] * 3, *scores, *[""] * 4, note])
-    return rows
+def _differences(group: Group, alike: Sequence[Group]) -> list[str]:
+    """Tell in what the search space of a group is another than that of other groups of its method."""
+    spaces = [json.loads(other.variant) for other in alike]
+    own = json.loads(group.variant)
+    differing = [name for name in own if any(space.get(name) != own[name] for space in spaces)]
+    return [f"{name.replace('_', ' ')} {_listed(own[name])}" for name in differing]
+
+
+def _published_row(row: Published) -> list[str]:
+    """Return a row whose last cell takes the columns that are left."""
+    scores = [NOTHING if value is None else f"{value:.2f}" for value in (row.validation, row.test)]
+    return [row.method, row.n, *[""] * 3, *scores, f"published, {row.source}: {row.note}"]
 
 
 def _runs_table(records: Sequence[Record], metric: str) -> Table:
@@ -227,12 +256,13 @@ def _runs_table(records: Sequence[Record], metric: str) -> Table:
         Column(f"test {metric}", number=True, score=True), Column("epochs", number=True),
         Column("seconds", number=True), Column("device"), Column("commit"),
     ]  # fmt: skip
+    several = len({record["experiment"] for record in records}) > 1
     rows = []
     for record in records:
         state = _UNFINISHED.get(str(record.get("state")), "failed") if "failure" in record else ""
         rows.append(
             [
-                f"{record['experiment']} {record['key']}" if record["experiment"] else str(record["key"]),
+                f"{record['experiment']} {record['key']}" if several else str(record["key"]),
                 _word(record["seed"]),
                 _word(record.get("cell")),
                 _word(search_epoch(record)),
@@ -307,10 +337,14 @@ def _merged(mappings: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     found: dict[str, dict[str, None]] = {}
     for mapping in mappings:
         for name, value in mapping.items():
-            text = f"{value:g}" if isinstance(value, float) else str(value)
-            text = ", ".join(map(str, value)) if isinstance(value, list) else text
-            found.setdefault(str(name), {})[text] = None
+            found.setdefault(str(name), {})[_listed(value) or NOTHING] = None
     return {name: " / ".join(values) for name, values in found.items()}
+
+
+def _listed(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _word(value: object) -> str:

@@ -25,7 +25,7 @@ _HEALTH = {
     "entropy": "Entropy",
     "margin": "Margin",
     "changed edges": "Edges of the cell that changed since the epoch before",
-    "identity share": "Share of identity among the kept edges",
+    "identity share": "Probability of identity",
     "zeroize share": "Probability of zeroize",
     "eigenvalue": "Largest eigenvalue of the validation loss's Hessian by the alphas",
 }
@@ -108,6 +108,11 @@ def convergence_charts(groups: Sequence[Group], records: Sequence[Record]) -> li
     return charts
 
 
+def _is_named(record: Record) -> bool:
+    """Tell whether a record is of an experiment, and not of trials outside NNI."""
+    return record["experiment"] not in (None, "", "-")
+
+
 def _search_length(group: Group, records: Sequence[Record]) -> int | None:
     """Return after how many epochs the searches of a group's method have ended."""
     ids = {record["experiment"] for record in group.runs}
@@ -123,8 +128,9 @@ def learning_charts(records: Sequence[Record]) -> list[Chart]:
         lines = _told_apart([(record, line) for record in own if (line := _curve(record, "default"))])
         if lines:
             metric = metric_name(own)
-            names = ", ".join(dict.fromkeys(str(record["experiment"]) for record in own))
-            caption = f"{_STAGE_NAMES.get(stage, stage)} on {task} ({names}): validation {metric} by epoch.{_at(scale)}"
+            names = list(dict.fromkeys(str(record["experiment"]) for record in own if _is_named(record)))
+            among = f" ({', '.join(names)})" if names else ""
+            caption = f"{_STAGE_NAMES.get(stage, stage)} on {task}{among}: validation {metric} by epoch.{_at(scale)}"
             wide = metric == "perplexity"
             image = Image.from_svg(line_chart(lines, x="epoch", y=f"validation {metric}", may_be_logarithmic=wide))
             charts.append(Chart(image, caption, caption))
@@ -137,7 +143,8 @@ def health_charts(records: Sequence[Record]) -> list[Chart]:
     for (task, scale, stage, _), own in _by_stage(records).items():
         for name, words in _HEALTH.items() if stage == "search" else ():
             lines = [line for record in own if (line := _curve(record, name))]
-            if lines:
+            # A space without identity, or without zeroize, has no share of it to show.
+            if lines and (not name.endswith("share") or any(value for line in lines for _, value in line.points)):
                 caption = f"{words}, by epoch of the search on {task}.{_at(scale)}"
                 charts.append(Chart(Image.from_svg(line_chart(lines, x="epoch", y=name, height=2.5)), caption, caption))
     return charts
@@ -153,7 +160,7 @@ def search_maps(records: Sequence[Record]) -> list[dict[str, Any]]:
             continue
         found.append(
             {
-                "name": f"{record['key']} ({record['experiment']})",
+                "name": f"{record['key']} ({record['experiment']})" if _is_named(record) else str(record["key"]),
                 "text": "The darker, the larger; a frame marks the edges that the cell of that epoch keeps. Each node "
                 "has its own scale, from the smallest to the largest alpha that it ever had.",
                 "maps": [_node_map(steps, node, record) for node in range(1, len(steps[0]["probabilities"]) + 1)],

@@ -10,12 +10,13 @@ import contextlib
 import difflib
 import importlib
 import inspect
+import logging
 import os
 import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from .files import read_yaml
 from .found_cells import derivations_of
 from .parameters import Settings
 from .plan import MODEL
+from .rehearsal import input_problems
 from .remote import Machine, RemoteError, check_machine, read_machines
 from .scales import FULL, scaled_arguments
 from .space import CellSpace
@@ -70,6 +72,12 @@ class CheckedExperiment:
     """Name of the scale in which it runs."""
     optimize_mode: str
     """``minimize`` or ``maximize``: which way the validation metric gets better."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """The tuner's arguments in that scale."""
+    command: tuple[str, ...] = ()
+    """The words of the trial command."""
+    code: Path = Path()
+    """The trial code folder."""
     machines: tuple[Machine, ...] = ()
     """Where trials run, with NNI's remote training service."""
     manager_address: str | None = None
@@ -140,9 +148,30 @@ def check_experiment(path: str | os.PathLike[str], scale: str | None = None) -> 
         is_local=getattr(config.training_service, "platform", "") == "local",
         scale=str(scaled.get("scale", FULL)),
         optimize_mode=str(scaled.get("optimize_mode", "minimize")),
+        arguments=scaled,
+        command=tuple(_command_words(config.trial_command)),
+        code=Path(config.trial_code_directory),
         machines=machines,
         manager_address=service.get("nniManagerIp"),
     )
+
+
+def check_input(checked: CheckedExperiment) -> None:
+    """Let the trials' own code check data and settings; on other machines lie data that cannot be seen from here.
+
+    Raises
+    ------
+    ExperimentFileError
+        With every problem found.
+    """
+    if checked.machines:
+        return
+    from .tuner import find_data
+
+    data = find_data(checked.arguments.get("data"), {"trialCodeDirectory": str(checked.code)})
+    problems = input_problems(list(checked.command), checked.code, data, checked.arguments)
+    if problems:
+        raise ExperimentFileError(checked.path, problems)
 
 
 def _refused_settings(raw: Mapping[str, Any]) -> list[str]:
@@ -173,6 +202,10 @@ def _load_config(path: Path, problems: list[str]) -> Any:
     """Load the file as NNI would and return its canonical form, or None with the reason among the problems."""
     from nni.experiment.config import ExperimentConfig, utils
 
+    # It wonders about a manager's address that is not set, which SSH tunnels make needless, and prints so on stdout.
+    logger = logging.getLogger("nni.experiment.config")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         config = ExperimentConfig.load(path).canonical_copy()
         config.validate()
@@ -186,6 +219,7 @@ def _load_config(path: Path, problems: list[str]) -> Any:
     finally:
         # NNI leaves the folder of a file that it did not accept behind, and then fails on the next one.
         utils.unset_base_path()
+        logger.setLevel(level)
     return config
 
 

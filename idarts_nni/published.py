@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -43,3 +44,18 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
     ),
 }
 """Task -> rows: perplexity on the Penn Treebank, F1 on CoNLL-2003."""
+CORPORA = {"ptb": "Penn Treebank", "conll": "CoNLL-2003"}
+"""Task -> the data of the published numbers, as records call them."""
+METRICS = {"ptb": "perplexity", "conll": "F1", "digits": "accuracy"}
+"""Task -> its metric, for results files, which do not name it."""
+LOWER_IS_BETTER = {"perplexity": True, "F1": False, "accuracy": False}
+
+
+def published_rows(task: str, corpora: Collection[str]) -> tuple[Published, ...]:
+    """Return the published rows of a task that may stand beside results on these data.
+
+    On other data than the published ones nothing may; of data that are not known ("", in files of earlier versions)
+    it is assumed that they are the same.
+    """
+    known = {corpus for corpus in corpora if corpus}
+    return PUBLISHED.get(task, ()) if known <= {CORPORA.get(task)} else ()

@@ -24,10 +24,11 @@ from .space import CellSpace
 COLUMNS = (
     "experiment", "task", "method", "n", "combine", "seed", "validation", "test",
     "parameters", "epochs", "seconds", "device", "precision", "commit", "date", "search_epoch", "search_seed", "scale",
+    "corpus",
 )  # fmt: skip
 """Columns of ``trials/results/*.csv``, in this order."""
 
-_LATER: dict[str, Any] = {"search_epoch": None, "search_seed": None, "scale": FULL}
+_LATER: dict[str, Any] = {"search_epoch": None, "search_seed": None, "scale": FULL, "corpus": ""}
 """What records of earlier versions lack."""
 _SCORE = re.compile(r"test (.+) (?:precision|recall|f1)")
 NOTHING = "–"
@@ -38,7 +39,8 @@ _KINDS = {
     **dict.fromkeys(("validation", "test", "parameters", "epochs", "seconds"), _NUMBER),
     **dict.fromkeys(("seed", "search_epoch", "search_seed"), _WHOLE),
 }
-_STATES = {"todo": "not run", "busy": "unfinished"}
+UNFINISHED = {"todo": "not run", "busy": "unfinished"}
+"""States of tasks that may still get a result -> what a table says of them."""
 RECORD_FILE = "record.json"
 _FOLDERS = ("", "*/", "environments/*/trials/*/", "environments/*/trials/*/output/")
 Record = dict[str, Any]
@@ -244,19 +246,30 @@ def to_markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def trials_markdown(records: Sequence[Record], metric: str = "") -> str:
     """Return one line per trial: method, n, seed, cell, validation, test, parameters, epochs, seconds.
 
-    Where cells differ in how their edges join, or come from several searches or epochs, a column says so.
+    Where cells differ in how their edges join, come from several searches or epochs, or were trained at another than
+    full scale, a column says so.
     """
     name = f" {metric}" if metric else ""
     joins = len({record["combine"] for record in records} - {"-", None}) > 1
     sources = any(record.get("origins") for record in records)
-    header = ["method", "n", *(["combine"] if joins else []), "seed", "cell", *(["found by"] if sources else [])]
+    scaled = any(record.get("scale") not in (None, "", FULL) for record in records)
+    header = [
+        "method",
+        "n",
+        *(["combine"] if joins else []),
+        *(["scale"] if scaled else []),
+        "seed",
+        "cell",
+        *(["found by"] if sources else []),
+    ]
     header += [f"validation{name}", f"test{name}", "parameters", "epochs", "seconds"]
     rows = []
     for record in records:
         failure = record.get("failure")
-        row = [record["method"], record["n"], *([record["combine"]] if joins else []), record["seed"]]
+        row = [record["method"], record["n"], *([record["combine"]] if joins else [])]
+        row += [*([record.get("scale")] if scaled else []), record["seed"]]
         row += [_found_cell(record), *([_found_by(record)] if sources else [])]
-        result = _STATES.get(record["state"], "failed") if failure else _number(record["validation"], 2)
+        result = UNFINISHED.get(record["state"], "failed") if failure else _number(record["validation"], 2)
         numbers = [_number(record["test"], 2)]
         numbers += [_number(record[column], 0) for column in ("parameters", "epochs", "seconds")]
         rows.append([*map(_word, row), result, *numbers])

@@ -16,6 +16,8 @@ from .page_charts import convergence_charts, learning_charts
 from .results import merge_results, update_readme
 
 PAGE, SUMMARY = "report.html", "summary.csv"
+DOCUMENTS = (Path("README.md"), Path("docs", "results.md"))
+"""What has tables that are made from results files."""
 SEVERAL = Path("idarts-report")
 """Where a report goes that is not about one folder."""
 
@@ -23,9 +25,15 @@ SEVERAL = Path("idarts-report")
 def report(options: argparse.Namespace) -> int:
     """Make tables, pictures and a page, or renew the README's tables."""
     if options.update_readme:
-        stale = update_readme(options.readme, options.results_folder, check=options.check)
-        for name in stale:
-            say(f"{options.readme}: the table {name} {'is not up to date' if options.check else 'was renewed'}.")
+        documents = options.readme or [path for path in DOCUMENTS if path.is_file()]
+        if not documents:
+            raise ValueError(
+                f"There is no {' and no '.join(map(str, DOCUMENTS))} here ({Path.cwd()}); name one: --readme."
+            )
+        stale = [(path, name) for path in documents
+                 for name in update_readme(path, options.results_folder, check=options.check)]  # fmt: skip
+        for path, name in stale:
+            say(f"{path}: the table {name} {'is not up to date' if options.check else 'was renewed'}.")
         return FAILED if stale and options.check else 0
     if not options.experiment:
         raise ValueError("name an experiment id, a folder with records or a results file, or use --update-readme.")

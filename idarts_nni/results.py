@@ -20,12 +20,16 @@ _CLOSE = "<!-- /results -->"
 def read_results(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a results file; every value stays the text that stands there, an empty field stays empty.
 
+    Files of earlier versions lack the last column, the corpus.
+
     Raises
     ------
     ValueError
         If its columns are not exactly :data:`COLUMNS`.
     """
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if tuple(table.columns) == COLUMNS[:-1]:
+        table[COLUMNS[-1]] = ""
     if tuple(table.columns) != COLUMNS:
         raise ValueError(f"{path}: columns {', '.join(map(str, table.columns))}; expected {', '.join(COLUMNS)}.")
     return table

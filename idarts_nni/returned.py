@@ -39,7 +39,7 @@ def unpack_records(folder: Path) -> list[Path]:
         return []
     query = "select trialJobId, data from MetricData where type = 'PERIODICAL' and data like ? order by timestamp"  # noqa: S608
     places = "select trialJobId, max(environmentId) from TrialJobEvent group by trialJobId"
-    with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+    with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
         rows = connection.execute(query, (f"%{RECORD}%",)).fetchall()
         environments = dict(connection.execute(places).fetchall()) if rows else {}
     texts: dict[str, str] = {}
@@ -99,7 +99,7 @@ def machines_of(folder: Path) -> tuple[Machine, ...]:
     if not database.is_file():
         raise ValueError(f"{folder}: this is no folder of an NNI experiment; there is no {database}.")
     query = "select params from ExperimentProfile order by revision desc limit 1"
-    with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+    with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
         row = connection.execute(query).fetchone()
     config = unpack(row[0]) if row else None
     service = config.get("trainingService") if isinstance(config, dict) else None

@@ -50,8 +50,8 @@ def style_of(operation: str) -> tuple[str, Dashes]:
 
 
 def line_width(weight: float | None) -> float:
-    """Return the width of an edge in points: it grows with the edge's weight."""
-    return 2.0 if weight is None else 0.8 + 3.2 * weight
+    """Return the width of an edge in points: it grows with the edge's weight, if the edge shares it with others."""
+    return 2.0 if weight is None or weight == 1.0 else 0.8 + 3.2 * weight
 
 
 class Sketch:

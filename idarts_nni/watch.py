@@ -79,11 +79,11 @@ def watch(options: argparse.Namespace) -> int:
         raise ValueError(f"--every {options.every:g}: expected a number of seconds above 0.")
     screen = Screen(sys.stdout)
     if options.once:
-        screen.show(view(experiment, snapshot))
+        screen.show(view(experiment, snapshot, screen.width))
         return 0
     try:
         for snapshot in follow(experiment, options.every):
-            screen.show(view(experiment, snapshot))
+            screen.show(view(experiment, snapshot, screen.width))
     except KeyboardInterrupt:
         say(f"\nThe experiment goes on. To see it again: idarts watch {experiment.id}")
         return INTERRUPTED
@@ -97,13 +97,18 @@ def _show_ended(experiment: Experiment) -> int:
         snapshot = read_database(experiment.folder)
     except FileNotFoundError as error:
         raise ValueError(str(error)) from None
-    Screen(sys.stdout).show(view(experiment, snapshot))
+    screen = Screen(sys.stdout)
+    screen.show(view(experiment, snapshot, screen.width))
     say(f"The experiment does not run (any more). Its report: idarts report {experiment.id}")
     return FAILED if "failed" in snapshot.task_states().values() else 0
 
 
-def view(experiment: Experiment, snapshot: Snapshot) -> list[str]:
-    """Return what is to be seen, line by line: a head, the tasks of the plan, and a summary of what is left."""
+def view(experiment: Experiment, snapshot: Snapshot, width: int = 120) -> list[str]:
+    """Return what is to be seen, line by line: a head, the tasks of the plan, and a summary of what is left.
+
+    Where ``width`` columns are too few, the stage is left out, with which every task's key begins, and of a device
+    all but its name.
+    """
     rows = task_rows(snapshot, lease_holders())
     name = known_experiments().get(experiment.id, {}).get("experimentName") or ""
     counts = {word: sum(row.state == word for row in rows) for word in _WORDS.values()}
@@ -111,13 +116,23 @@ def view(experiment: Experiment, snapshot: Snapshot) -> list[str]:
         f"{count} {word}" for word, count in counts.items() if count
     )
     left = time_left(snapshot, rows)
-    if left is not None and snapshot.status not in ENDED:
-        head += f"; about {_clock(left)} left for the tasks known so far"
+    if left and snapshot.status not in ENDED:
+        head += f"; about {_clock(left)} left (for tasks known so far)"
     table = [_HEAD, *(row.cells() for row in rows)]
-    widths = [max(len(_plain(cells[column])) for cells in table) for column in range(len(_HEAD))]
-    lines = ["  ".join(_plain(text).ljust(width) for text, width in zip(cells, widths, strict=True)) for cells in table]
+    if not any(row.device for row in rows):
+        table = [cells[:-1] for cells in table]
+    lines = _aligned(table)
+    if max(map(len, lines)) >= width:
+        lines = _aligned([[*cells[1:-1], cells[-1].partition(",")[0]] for cells in table])
     problems = [f"NNI says: {error}" for error in snapshot.errors]
     return [_plain(line).rstrip() for line in (head, "", *lines, *problems, snapshot.problem) if line is not None]
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    columns = list(zip(*[[_plain(text) for text in cells] for cells in table], strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    return ["  ".join(text.ljust(room) for text, room in zip(cells, widths, strict=True)).rstrip()
+            for cells in zip(*columns, strict=True)]  # fmt: skip
 
 
 def task_rows(snapshot: Snapshot, devices: Mapping[str, str]) -> list[Row]:
@@ -214,6 +229,11 @@ class Screen:
         self._shown: list[str] = []
         self._told = -_QUIET_SECONDS
 
+    @property
+    def width(self) -> int:
+        """Columns that there are; on no terminal, as many as one likes."""
+        return shutil.get_terminal_size().columns if self._is_live else 1000
+
     def show(self, lines: Sequence[str]) -> None:
         """Show a view."""
         if self._is_live:
@@ -246,7 +266,7 @@ def _recorded_device(trial: Trial) -> str:
 
 
 def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    return str(timedelta(seconds=round(seconds))).removeprefix("0:")
 
 
 def _plain(text: str) -> str:

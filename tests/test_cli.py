@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from idarts_nni.cli import build_parser, command_function, main
+from idarts_nni.results import merge_results
 
 from .test_report import record
 
@@ -212,6 +213,20 @@ def test_readme_of_this_repository_is_up_to_date(monkeypatch):
     assert main(["report", "--update-readme", "--check"]) == 0
 
 
+def test_tables_of_both_documents_are_renewed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "--update-readme"]) == 2 and "no README.md and no docs" in capsys.readouterr().err
+    (tmp_path / "trials" / "results").mkdir(parents=True)
+    merge_results(tmp_path / "trials" / "results" / "small.csv", [record()])
+    (tmp_path / "docs").mkdir()
+    for place in ("README.md", "docs/results.md"):
+        (tmp_path / place).write_text("<!-- results:small -->\n<!-- /results -->\n")
+    assert main(["report", "--update-readme", "--check"]) == 1
+    assert main(["report", "--update-readme", "--readme", "docs/results.md"]) == 0
+    assert "100.00" in (tmp_path / "docs" / "results.md").read_text() and "100.00" not in Path("README.md").read_text()
+    assert main(["report", "--update-readme"]) == 0 and "100.00" in Path("README.md").read_text()
+
+
 def test_every_command_names_a_function_that_is_there():
     parsers = next(action.choices for action in build_parser()._actions if action.dest == "command")
     assert {"run", "show", "draw", "report"} <= set(parsers)
@@ -224,3 +239,16 @@ def test_version_and_help_say_what_there_is(capsys):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 0 and words in capsys.readouterr().out
+
+
+def test_no_command_shows_what_there_is(capsys):
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert "idarts watch EXPERIMENT_ID" in said and "COMMAND" in said
+
+
+def test_database_that_cannot_be_read_is_told_without_a_traceback(tmp_path, capsys):
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db" / "nni.sqlite").write_bytes(b"not a database " * 100)
+    assert main(["report", str(tmp_path)]) == 2
+    assert "NNI's database of this experiment cannot be read: file is not a database." in capsys.readouterr().err

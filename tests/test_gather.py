@@ -71,12 +71,26 @@ def test_results_file_with_a_word_for_a_number_is_an_error_that_names_the_line(t
         gather([str(tmp_path / "bad.csv")])
 
 
+def test_row_without_a_result_is_a_failure_and_files_of_earlier_versions_lack_the_corpus(tmp_path):
+    head, _, last = HEAD.rpartition(",")
+    assert last == "corpus"
+    (tmp_path / "old.csv").write_text(f"{head}\n-,conll,idarts,2,sum,1,,,,,,,,,,,,small\n")
+    (row,) = gather([str(tmp_path / "old.csv")])[0].records
+    assert "it has no result" in row["failure"] and row["corpus"] is None
+    assert (row["metric"], row["source"]) == ("F1", "old.csv")
+
+
 def test_folder_without_a_record_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no record of a trial"):
         gather([str(tmp_path)])
 
 
 def test_settings_of_an_experiment_leave_the_machine_out():
-    shown = experiment_settings({"trialCommand": "python x", "tuner": {"classArgs": {"keep": 2, "data": "/home/me"}}})
-    assert shown == {"trialCommand": "python x", "tuner.keep": "2"}
+    search = {"epochs": 2, "sampling": "softmax"}
+    arguments = {"keep": 2, "data": "/home/me", "search": search, "methods": ["x", "y"], "scales": {"tiny": search}}
+    shown = experiment_settings({"trialCommand": "python x", "tuner": {"classArgs": arguments}})
+    assert shown == {
+        "trialCommand": "python x", "tuner.keep": "2", "tuner.search": "epochs: 2, sampling: softmax",
+        "tuner.methods": "x, y", "tuner.scales": '{"tiny": {"epochs": 2, "sampling": "softmax"}}',
+    }  # fmt: skip
     assert experiment_settings({}) == {}

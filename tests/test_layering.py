@@ -23,9 +23,9 @@ ORDER = [
     # how a run outlasts faults
     "checkpoint", "saving", "rollback", "data_parallel",
     # around a run
-    "report", "results", "graphs", "layout", "sketch", "draw", "animate",
-    "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",
-    "gather", "groups", "published", "charts", "page_charts", "page",
+    "report", "results", "groups", "published", "graphs", "layout", "sketch", "draw", "animate",
+    "code_folder", "remote", "rehearsal", "preflight", "loopback", "patient_nnictl", "experiment", "outcome",
+    "returned", "progress", "gather", "charts", "page_charts", "page",
     "messages", "reporting", "launch", "watch", "commands", "fetching", "compare",
     "derivations", "cli",
     "__main__",
@@ -34,9 +34,9 @@ ORDER = [
 WITHOUT_TORCH = [
     "files", "operations", "space", "architecture", "model_architecture", "ranking", "gain", "health",
     "scales", "parameters", "found_cells", "plan", "manager", "lifeline", "tuner", "devices", "trial",
-    "report", "results", "graphs", "layout", "sketch", "draw", "animate",
-    "code_folder", "remote", "preflight", "loopback", "patient_nnictl", "experiment", "outcome", "returned", "progress",
-    "gather", "groups", "published", "charts", "page_charts", "page",
+    "report", "results", "groups", "published", "graphs", "layout", "sketch", "draw", "animate",
+    "code_folder", "remote", "rehearsal", "preflight", "loopback", "patient_nnictl", "experiment", "outcome",
+    "returned", "progress", "gather", "charts", "page_charts", "page",
     "messages", "reporting", "launch", "watch", "commands", "fetching", "compare",
     "derivations", "cli",
 ]  # fmt: skip

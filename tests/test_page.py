@@ -67,10 +67,11 @@ def test_page_has_every_section():
         "trialConcurrency": 2, "tuner": {"classArgs": {"methods": ["idarts"], "data": "/home/me/ptb"}},
     })  # fmt: skip
     for words in (
-        "Results on ptb", "Published by others, not measured here", "Convergence of the searches", "Learning curves",
-        "Alphas of search-darts-r1", "Node 3: source and operation", "Kept cells", "found by search-idarts-r1",
-        "the tuner gave up", "Not run yet: retrain-lstm-r9", "scale small", "tuner.methods", "hidden_size", "abc1234",
-        "Results on digits", "edges_per_node",
+        "Results on ptb", "Published by others on Penn Treebank at full size, not measured here", "Learning curves",
+        "Convergence of the searches", "Alphas of search-darts-r1", "Node 3: source and operation", "Kept cells",
+        "found by search-idarts-r1", "the tuner gave up", "Not run yet: retrain-lstm-r9", "scale small", "abc1234",
+        "tuner.<wbr>methods", "hidden_<wbr>size", "Results on digits", "edges_<wbr>per_<wbr>node", "Lower is better",
+        "Higher is better",
     ):  # fmt: skip
         assert words in text, words
     assert "/home/me" not in text
@@ -87,6 +88,31 @@ def test_published_numbers_stand_apart_and_only_beside_their_task():
     measured, _, published = text.partition('class="published"')
     assert "58.00" not in measured and "58.00" in published and published.count("published, Jiang et al. 2019") == 4
     assert "Published by others" not in page([record(task="digits")])
+
+
+@pytest.mark.parametrize("corpus, shown", [("Penn Treebank", True), ("", True), ("embedded", False)])
+def test_published_numbers_stand_only_beside_results_on_their_data(corpus, shown):
+    text = page([record(corpus=corpus)])
+    assert ("Published by others" in text) == shown and (f"Data: {corpus}." in text) == bool(corpus)
+
+
+def test_group_says_how_many_of_its_runs_failed_and_what_sets_its_space_apart():
+    spaces = [{**SPACE.to_dict(), "transform": transform} for transform in ("target", "source")]
+    runs = [record(seed=seed, space=space) for seed, space in enumerate(spaces, start=1)]
+    text = page([*runs, {**failed(), "n": "1", "combine": "sum"}])
+    assert "1 of 2 runs without a result; transform target" in text and "scale full; transform source<" in text
+    assert "transform" not in page(runs[:1]).partition("<details>")[0]
+
+
+def test_experiment_whose_manager_was_stopped_after_its_last_task_has_ended():
+    assert "ended; 1 of 1 known tasks" in page([record()], state="STOPPED")
+    assert "stopped; 1 of 2 known tasks" in page([record(), failed(state="todo")], state="STOPPED")
+
+
+def test_share_of_an_operation_that_the_space_lacks_is_not_drawn():
+    curve = [{"epoch": epoch, "default": 1.0, "identity share": 0.0, "zeroize share": 0.2} for epoch in (1, 2)]
+    text = page([record(stage="search", history=curve)])
+    assert "Probability of zeroize" in text and "Probability of identity" not in text
 
 
 def test_old_records_without_newer_fields_make_a_page():
@@ -125,19 +151,23 @@ def test_experiment_without_a_retrained_cell_shows_what_the_searches_found():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("width", [390, 768, 1141, 1440])
 def test_page_needs_no_horizontal_scrolling_and_runs_nothing(tmp_path, width):
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("There is no Chromium on this machine.")
-    text = page(everything(), title="small", problem=EVIL, config={"trialCommand": "python " + "x" * 300})
+    config = {"trialCommand": "python " + "x" * 300}
+    first = Source("Exp1", everything(), Path("/tmp"), "small", problem=EVIL, config=config)
+    rows = [{**record(experiment="-"), "settings": None, "source": "results_of_" + "other_" * 12 + "runs.csv"}]
+    text = render_page([first, Source(rows[0]["source"], rows)], "today")
     (tmp_path / "report.html").write_text(text)
     # Another page measures this one in a frame of the given width.
+    opened = "d.querySelectorAll('details').forEach(one => one.open = true)"
     measure = "JSON.stringify({wide: d.documentElement.scrollWidth, title: d.title, broken: [...d.images].filter(" \
               "i => i.complete && !i.naturalWidth).length, images: d.images.length})"  # fmt: skip
     (tmp_path / "frame.html").write_text(
         f"<iframe id=f src=report.html style='width:{width}px;height:900px;border:0'></iframe><script>"
-        f"f.onload = () => {{ const d = f.contentDocument; document.body.textContent = {measure}; }}</script>"
+        f"f.onload = () => {{ const d = f.contentDocument; {opened}; document.body.textContent = {measure}; }}</script>"
     )
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom",
                f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000",
@@ -147,4 +177,4 @@ def test_page_needs_no_horizontal_scrolling_and_runs_nothing(tmp_path, width):
     assert found, done.stdout[-500:] + done.stderr[-500:]
     measured = json.loads(found[0])
     assert measured["wide"] <= width and measured["broken"] == 0 and measured["images"] > 15
-    assert measured["title"] == "small"
+    assert measured["title"] == "2 experiments on ptb, digits"

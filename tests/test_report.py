@@ -41,7 +41,7 @@ def failed(method="idarts", seed=9, state="failed"):
 def test_columns_are_those_that_the_results_files_promise():
     assert ",".join(COLUMNS) == (
         "experiment,task,method,n,combine,seed,validation,test,parameters,epochs,seconds,device,precision,commit,date,"
-        "search_epoch,search_seed,scale"
+        "search_epoch,search_seed,scale,corpus"
     )
 
 
@@ -157,6 +157,12 @@ def test_a_cell_of_several_searches_and_epochs_counts_for_each_of_them(tmp_path)
     rows = read_results(tmp_path / "a.csv")
     assert list(rows["search_epoch"]) == ["1", "1", "2", "2", ""] and set(rows["scale"]) == {"small"}
     assert summary_markdown(summary_table(rows)) == text
+
+
+def test_scale_stands_beside_every_result_that_is_not_at_full_scale():
+    lines = trials_markdown([record(scale="small"), record("lstm")]).splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")[1:5]] == ["method", "n", "scale", "seed"]
+    assert "small" in lines[2] and "full" in lines[3] and "scale" not in trials_markdown([record()])
 
 
 def test_columns_that_say_nothing_are_not_shown():

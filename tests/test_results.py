@@ -30,8 +30,8 @@ def folder(tmp_path):
 def test_results_file_has_exactly_the_promised_columns_and_keeps_the_gap(folder):
     lines = (folder / "small.csv").read_text().splitlines()
     assert lines[0] == ",".join(COLUMNS)
-    assert lines[1] == "small,ptb,idarts,1,sum,1,100,98,1000,3,12.3457,cpu,fp32,abc1234,2026-01-02T03:04:05,,,full"
-    assert lines[3] == "small,ptb,darts,2,mean,9,,,,,,,,,,,,full"
+    assert lines[1] == "small,ptb,idarts,1,sum,1,100,98,1000,3,12.3457,cpu,fp32,abc1234,2026-01-02T03:04:05,,,full,"
+    assert lines[3] == "small,ptb,darts,2,mean,9,,,,,,,,,,,,full,"
 
 
 def test_only_retrained_results_go_in(tmp_path):

@@ -69,7 +69,7 @@ def test_missing_data_say_what_is_expected_and_where_to_get_it(tmp_path):
         read_corpus("")
     for name in ("one.txt", "other.txt"):  # a single text would be cut into three
         (tmp_path / name).write_text("x")
-    with pytest.raises(FileNotFoundError, match="ptb.train.txt or train.txt; found .*other.txt"):
+    with pytest.raises(FileNotFoundError, match="ptb.train.txt or train.txt, or a single .txt file; found .*other.txt"):
         read_corpus(str(tmp_path))
 
 

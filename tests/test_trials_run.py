@@ -1,14 +1,18 @@
 """The entry to a trial, by hand: what it writes, what it refuses, and how it goes on."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
+
+from trials.run import main
 
 ROOT = Path(__file__).parents[1]
 SEARCH = ("--stage", "search", "--space", "search_spaces/tiny.yaml", "--data", "embedded")
@@ -31,6 +35,7 @@ def test_a_search_by_hand_writes_its_cell_and_its_record_and_the_cell_retrains(t
     record = json.loads((tmp_path / "record.json").read_text())
     assert (record["stage"], record["method"], record["epochs"], record["test"]) == ("search", "idarts", 1, None)
     assert record["settings"]["hidden_size"] == 8 and len(record["history"]) == 1
+    assert (record["scale"], record["corpus"]) == ("by hand", "embedded")
     retrained = run(
         "ptb", "--stage", "retrain", "--space", "search_spaces/tiny.yaml", "--data", "embedded", *SMALL,
         "--architecture", tmp_path / "architecture.yaml", "--set", "epochs=1", "--set", "test_batch_size=100",
@@ -79,6 +84,41 @@ def test_malformed_entity_data_ends_a_trial_with_file_and_line(tmp_path):
     assert done.returncode == 2, done.stderr
     assert "test.txt, line 2: unknown entity type 'CITY'" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "record.json").exists()
+
+
+def test_task_of_ones_own_without_a_check_has_no_problem(monkeypatch, capsys):
+    monkeypatch.setattr("trials.training.load_task", lambda name: types.ModuleType(name))
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"data": "", "settings": {"search": {"mine": 1}}}'))
+    assert main(["mine", "--check"]) == 0 and capsys.readouterr().out == "[]\n"
+
+
+UNKNOWN = "retrain: Unknown setting 'hiden_size' (value 2). Did you mean 'hidden_size'?"
+
+
+@pytest.mark.parametrize(("task", "data", "settings", "messages"), [
+    ("ptb", "embedded", {"search": {"epochs": 2}, "retrain": {}}, []),
+    ("ptb", "embedded", {"search": {"epochs": "x"}, "retrain": {"hiden_size": 2}}, ["'epochs': found 'x'", UNKNOWN]),
+    ("ptb", "empty", {"retrain": {}}, ["expected ptb.train.txt or train.txt, or a single .txt file; found nothing"]),
+    ("ptb", "short", {"search": {}}, ["too short for a batch of 256"]),
+    ("ptb", "short", {"retrain": {"batch_size": 9, "evaluation_batch_size": 2, "test_batch_size": 9}}, ["batch of 9"]),
+    ("conll", "embedded", {"search": {}, "retrain": {}}, []),
+    ("conll", "short", {"retrain": {}}, ["no file eng.train or train.txt or train.conll; found all.txt"]),
+    ("digits", "", {"search": {}, "retrain": {"hiden_size": 2}}, ["Unknown setting 'hiden_size'"]),
+    ("nope", "embedded", {}, ["There is no task 'nope'; tasks: conll, digits, ptb"]),
+], ids=str)  # fmt: skip
+def test_check_tells_what_is_wrong_with_data_and_settings(
+    tmp_path, monkeypatch, capsys, task, data, settings, messages
+):
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / "all.txt").write_text("one two three\n" * 20)
+    (tmp_path / "empty").mkdir()
+    place = str(tmp_path / data) if data in ("short", "empty") else data
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"data": place, "settings": settings})))
+    assert main([task, "--check"]) == (2 if messages else 0)
+    problems = json.loads(capsys.readouterr().out)
+    assert len(problems) == len(messages), problems
+    for problem, message in zip(problems, messages, strict=True):
+        assert message in problem
 
 
 def test_ctrl_c_leaves_by_the_signal_and_the_same_command_goes_on(tmp_path):

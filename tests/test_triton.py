@@ -4,11 +4,13 @@ Both want Triton (extra ``triton``), and a process each: whether kernels are int
 imported. ``python -m tests.test_triton`` is what the first test runs.
 """
 
+import importlib
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,13 @@ from idarts_nni.space import CellSpace
 from .test_kernels import ALL_OPERATIONS, OPERATION_SETS, Problem, assert_same
 
 ROOT = Path(__file__).parents[1]
+
+
+def _triton() -> Any:
+    """Import Triton; skip without, unless ``make test-extras`` wants all of them."""
+    if os.environ.get("IDARTS_TEST_EXTRAS"):
+        return importlib.import_module("triton")
+    return pytest.importorskip("triton", reason="Triton is not installed (extra triton)")
 
 
 def test_auto_does_not_look_for_triton_without_a_gpu() -> None:
@@ -46,9 +55,9 @@ def test_kernels_that_fail_or_differ_are_an_obstacle_with_a_reason(monkeypatch: 
     triton_backend._tried.cache_clear()
 
 
-@pytest.mark.slow
+@pytest.mark.extras
 def test_interpreted_kernels_equal_the_reference() -> None:
-    pytest.importorskip("triton", reason="Triton is not installed (extra triton)")
+    _triton()
     done = subprocess.run(
         [sys.executable, "-m", "tests.test_triton"],
         env={**os.environ, "TRITON_INTERPRET": "1"},
@@ -86,12 +95,12 @@ def compare_interpreted() -> None:
     print("all equal")
 
 
-@pytest.mark.slow
+@pytest.mark.extras
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("product", ["*fp32", "*bf16"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_kernels_compile_for_devices_that_are_not_here(capability: int, product: str, shared: bool) -> None:
-    triton = pytest.importorskip("triton", reason="Triton is not installed (extra triton)")
+    triton = _triton()
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 

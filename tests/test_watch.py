@@ -61,6 +61,15 @@ def test_view_holds_no_sign_that_steers_a_terminal():
         assert line.isprintable() or not line
 
 
+def test_narrow_terminal_loses_the_stage_and_nothing_that_is_not_in_the_key():
+    plan = {f"retrain-random-0123abcd-n2-{combine}-r1": {"state": "todo"} for combine in ("sum", "mean")}
+    snapshot = Snapshot("RUNNING", trials=(trial(),), tasks={"search-idarts-s1": {"state": "busy"}, **plan})
+    wide, narrow = (view(Experiment("abc", Path("gone"), 1), snapshot, width) for width in (120, 80))
+    assert wide[2].split() == ["stage", "task", "state", "epoch", "metric", "gone", "left"]
+    assert narrow[2].split() == wide[2].split()[1:] and "00:30" in narrow[3]
+    assert max(map(len, narrow)) < 80 < max(map(len, wide))
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from idarts_nni.shares import ALONE, Share, averaged, gathered
 
 from .batching import Batch, Batches
-from .conll_data import SPLITS, tagger_data
+from .conll_data import SPLITS, load_corpora, tagger_data
 from .conll_settings import RETRAIN, SEARCH, Settings
 from .layers import clip_gradients
 from .spans import SpanScores, span_scores
@@ -65,6 +65,7 @@ def prepare(job: Job) -> Workload:
         validation=evaluate,
         settings=settings,
         epochs=settings.epochs,
+        corpus=data.corpus,
         gradient_clip=settings.gradient_clip,
     )
     if searching:
@@ -74,6 +75,12 @@ def prepare(job: Job) -> Workload:
     elif "test" in examples:
         workload.test = Batches(examples["test"], settings.evaluation_batch_size)
     return workload
+
+
+def check_data(data: str, settings: Mapping[str, Settings]) -> None:
+    """Read the files of every stage."""
+    for stage, own in settings.items():
+        load_corpora(data, own, SPLITS if stage == "retrain" else SPLITS[:2])
 
 
 class TaggerRecipe(LightningModule):

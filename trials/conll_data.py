@@ -21,6 +21,9 @@ from .tagging import COLUMNS, Corpus, read_conll
 
 SPLITS = ("train", "dev", "test")
 
+CONLL_2003 = (203_621, 51_362)
+"""Words of its training and development file."""
+
 FILE_NAMES: dict[str, tuple[str, ...]] = {
     "train": ("eng.train", "train.txt", "train.conll"),
     "dev": ("eng.testa", "dev.txt", "dev.conll", "valid.txt"),
@@ -41,6 +44,8 @@ class TaggerData:
     examples: dict[str, list[Example]]
     """By split."""
     tags: tuple[str, ...]
+    corpus: str
+    """What the data are called in records."""
     inputs: WordInput
     """What stands for a word: the modules whose vocabularies fit the examples."""
 
@@ -79,6 +84,7 @@ def tagger_data(
     """
     corpora = load_corpora(data, settings, splits)
     tags = tag_set(corpora["train"].types, settings.scheme)
+    name = "embedded" if data == "embedded" else _corpus_name(corpora)
     if settings.train_sentences:
         kept = corpora["train"].sentences[: settings.train_sentences]
         corpora["train"] = replace(corpora["train"], sentences=kept)
@@ -96,7 +102,15 @@ def tagger_data(
     if settings.train_on == "train+dev":
         examples["train"] = examples["train"] + examples["dev"]
     width = sum(one.shape[1] for one in examples["train"][0].features)
-    return TaggerData(examples, tags, _word_input(settings, words, characters, forms, width, sparse))
+    return TaggerData(examples, tags, name, _word_input(settings, words, characters, forms, width, sparse))
+
+
+def _corpus_name(corpora: Mapping[str, Corpus]) -> str:
+    """Name a corpus by what every stage reads of it: the training and the development file."""
+    sizes = tuple(sum(len(sentence.words) for sentence in corpora[split].sentences) for split in SPLITS[:2])
+    if sizes == CONLL_2003:
+        return "CoNLL-2003"
+    return "tagged text of {:,} + {:,} words".format(*sizes)
 
 
 def _word_input(

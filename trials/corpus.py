@@ -17,6 +17,8 @@ from torch import Tensor
 
 EOS = "<eos>"
 UNKNOWN = "<unk>"
+PENN_TREEBANK = (929_589, 73_760, 82_430)
+"""Tokens of its training, validation and test text, ends of sentences among them."""
 SPLITS = ("train", "valid", "test")
 WHERE_TO_GET_IT = (
     "The preprocessed Penn Treebank is distributed with many language-model toolkits (T. Mikolov's simple-examples, "
@@ -38,6 +40,14 @@ class Corpus:
     def vocabulary(self) -> int:
         """Number of word types, V."""
         return len(self.words)
+
+
+def corpus_name(corpus: Corpus) -> str:
+    """Return what a corpus is called in records: the Penn Treebank by its name, another text by its size."""
+    sizes = len(corpus.train), len(corpus.valid), len(corpus.test)
+    if sizes == PENN_TREEBANK:
+        return "Penn Treebank"
+    return "text of {:,} + {:,} + {:,} words".format(*sizes)
 
 
 def read_corpus(folder: str) -> Corpus:
@@ -196,7 +206,9 @@ def _find_split(folder: str, split: str) -> Path:
         if (path / name).is_file():
             return path / name
     found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
-    raise FileNotFoundError(f"{path}: expected {' or '.join(names)}; found {found}. {WHERE_TO_GET_IT}")
+    raise FileNotFoundError(
+        f"{path}: expected {' or '.join(names)}, or a single .txt file; found {found}. {WHERE_TO_GET_IT}"
+    )
 
 
 def _single_text(folder: str) -> Path | None:

@@ -58,6 +58,10 @@ RETRAIN = Settings()
 SEARCH = Settings(epochs=12)
 
 
+def check_data(data: str, settings: Mapping[str, Settings]) -> None:
+    """There is nothing to check: the data come with scikit-learn."""
+
+
 def prepare(job: Job) -> Workload:
     """Make data, model and recipe for one stage; what :mod:`trials.run` calls."""
     searching = job.stage == "search"
@@ -71,6 +75,7 @@ def prepare(job: Job) -> Workload:
         validation=evaluate,
         settings=settings,
         epochs=settings.epochs,
+        corpus="scikit-learn's digits",
         gradient_clip=settings.gradient_clip,
     )
     if searching:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from idarts_nni.space import CellSpace
 
 from . import miniature
 from .averaging import NonMonotoneAveraging
-from .corpus import SPLITS, Corpus, Segment, Segments, batch_columns, build_corpus, read_corpus
+from .corpus import SPLITS, Corpus, Segment, Segments, batch_columns, build_corpus, corpus_name, read_corpus
 from .layers import (
     detached,
     embed,
@@ -114,6 +115,7 @@ def prepare(job: Job) -> Workload:
         validation=evaluate,
         settings=settings,
         epochs=settings.epochs,
+        corpus="embedded" if job.data == "embedded" else corpus_name(corpus),
         gradient_clip=settings.gradient_clip,
     )
     if searching:
@@ -125,6 +127,16 @@ def prepare(job: Job) -> Workload:
     if settings.averaging_patience:
         workload.callbacks.append(NonMonotoneAveraging(settings.averaging_patience))
     return workload
+
+
+def check_data(data: str, settings: Mapping[str, Settings]) -> None:
+    """Read the corpus and see that each stage's batches fit its texts."""
+    corpus = load_corpus(data)
+    for stage, own in settings.items():
+        batch_columns(corpus.train[: own.train_tokens or None], own.batch_size)
+        batch_columns(corpus.valid, max(own.evaluation_batch_size, own.batch_size if stage == "search" else 0))
+        if stage != "search":
+            batch_columns(corpus.test, own.test_batch_size)
 
 
 def load_corpus(data: str) -> Corpus:

@@ -31,7 +31,7 @@ from idarts_nni.files import parse_value, parse_yaml, read_yaml, write_atomicall
 from idarts_nni.model_architecture import read_architecture
 from idarts_nni.parameters import BASELINES, METHODS, STAGES, TrialParameters
 from idarts_nni.plan import MODEL, read_space
-from idarts_nni.scales import scale_label
+from idarts_nni.scales import FULL, scale_label
 from idarts_nni.space import CellSpace
 from idarts_nni.trial import (
     device_lease,
@@ -55,12 +55,16 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 EXIT_BAD_INPUT = 2
+BY_HAND = "by hand"
+"""Scale of a run outside NNI whose settings were changed: neither the task's own nor an experiment file's."""
 PACKAGES = ("idarts-nni", "nni", "torch", "pytorch-lightning")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one trial; return the exit code: 0, 2 for input that cannot be used, 3 where memory or disk ran out."""
     options = _parser().parse_args(arguments)
+    if options.check:
+        return _check(options.task, sys.stdin.read())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stdout)
     try:
         return _run(options)
@@ -80,6 +84,31 @@ def main(arguments: list[str] | None = None) -> int:
         print("Interrupted; what was trained is kept, and the same command goes on from it.", file=sys.stderr)
         leave_by_signal(interrupt.args[0] if interrupt.args else signal.SIGINT)
         raise  # not reached: the signal has ended the process
+
+
+def _check(name: str, asked: str) -> int:
+    """Print, as JSON, what is wrong with the data and the settings of each stage; nothing is trained.
+
+    ``asked`` is the JSON text of ``{"data": FOLDER, "settings": {STAGE: {NAME: VALUE}}}``.
+    """
+    from .task import resolve_settings
+    from .training import load_task
+
+    problems, resolved = [], {}
+    try:
+        task, content = load_task(name), json.loads(asked)
+        for stage, settings in content["settings"].items():
+            defaults = getattr(task, "SEARCH" if stage == "search" else "RETRAIN", None)
+            try:
+                resolved[stage] = resolve_settings(defaults, settings) if defaults is not None else settings
+            except ValueError as error:
+                problems.append(f"tuner.classArgs: {stage}: {error}")
+        if hasattr(task, "check_data"):
+            task.check_data(content["data"], resolved)
+    except (ValueError, OSError) as error:
+        problems.append(str(error))
+    print(json.dumps(problems))
+    return EXIT_BAD_INPUT if problems else 0
 
 
 def _failed(reason: str, code: int) -> int:
@@ -193,6 +222,9 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="write curves for TensorBoard (default: under NNI, where tensorboard is installed)",
     )
+    parser.add_argument(
+        "--check", action="store_true", help="only tell what is wrong with data and settings (JSON from standard input)"
+    )
     by_hand = parser.add_argument_group("without NNI")
     by_hand.add_argument("--stage", choices=STAGES, help="what to do")
     by_hand.add_argument("--method", choices=METHODS, default="idarts")
@@ -236,6 +268,7 @@ def _parameters_by_hand(options: argparse.Namespace) -> TrialParameters:
         architecture=cell.to_json() if cell else "",
         space=json.dumps(space.to_dict() if isinstance(space, CellSpace) else space or {}),
         settings=json.dumps(_settings_by_hand(options.set)),
+        scale=BY_HAND if options.set else FULL,
         data=options.data,
     )
 
@@ -339,6 +372,7 @@ def _record(
         "search_epoch": parameters.epoch or None,
         "search_seed": origins[0][0] if origins else None,
         "scale": scale_label(parameters.scale, settings),
+        "corpus": outcome.corpus,
         "origins": origins,
         "key": parameters.key,
         "stage": parameters.stage,

@@ -6,6 +6,12 @@ A task is one module in this folder with
 * ``OPTIMIZE_MODE``: ``minimize`` or ``maximize``;
 * ``prepare(job)``: data, model and recipe for one stage, as a :class:`Workload`.
 
+With two more, mistakes are told before an experiment starts:
+
+* ``SEARCH`` and ``RETRAIN``: the default settings of a search and of a retraining, two dataclasses;
+* ``check_data(data, settings)``: raise ValueError or FileNotFoundError if the data cannot be used with these settings
+  (one for each stage), in seconds and without a model.
+
 A task on NNI's own model spaces (images) has two names more: ``SPACE = "model"``, since its search space is a mapping
 with the key ``model`` in place of a recurrent cell's, and ``BASELINE``, the method of its plain model (``lstm`` where
 it has none).
@@ -23,6 +29,7 @@ on the number of the pass alone (:class:`idarts_nni.checkpoint.Resumable`).
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -81,6 +88,8 @@ class Workload:
     settings: Any
     """The resolved settings, a dataclass; they stand in the record."""
     epochs: int
+    corpus: str = ""
+    """What the data are: a name, or their size; results on different data are never averaged."""
     test: Iterable[Any] | None = None
     gradient_clip: float | None = None
     strategy: dict[str, Any] = field(default_factory=dict)
@@ -99,7 +108,9 @@ def resolve_settings(defaults: Settings, overrides: Mapping[str, Any]) -> Settin
     fields = {item.name: getattr(defaults, item.name) for item in dataclasses.fields(defaults)}  # type: ignore[arg-type]
     for key, value in overrides.items():
         if key not in fields:
-            raise ValueError(f"Unknown setting {key!r} (value {value!r}); allowed: {', '.join(fields)}.")
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"Unknown setting {key!r} (value {value!r}).{hint} Allowed: {', '.join(fields)}.")
         default = fields[key]
         if isinstance(default, float) and type(value) is int:
             value = float(value)

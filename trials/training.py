@@ -61,6 +61,8 @@ class Outcome:
     epochs: int
     seconds: float
     settings: Any
+    corpus: str = ""
+    """What the data were; see :class:`trials.task.Workload`."""
     test: float | None = None
     architecture: Architecture | ModelArchitecture | None = None
     cells: list[dict[str, Any]] = field(default_factory=list)
@@ -271,6 +273,7 @@ def _finished(reporter: EpochReporter, workload: Workload, parameters: int, vali
         epochs=len(reporter.history),
         seconds=round(reporter.seconds, 1),
         settings=workload.settings,
+        corpus=workload.corpus,
         history=reporter.history,
         **extra,
     )
