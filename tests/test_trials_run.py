@@ -73,7 +73,7 @@ def test_a_tagger_trained_on_the_development_set_too_is_labelled_so(tmp_path):
     done = run(*TAGGER, "--data", "embedded", "--set", "train_on=train+dev", "--output", tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "record.json").read_text())
-    assert record["scale"] == "full, trained on train+dev" and record["settings"]["train_on"] == "train+dev"
+    assert record["scale"] == "by hand, trained on train+dev" and record["settings"]["train_on"] == "train+dev"
 
 
 def test_malformed_entity_data_ends_a_trial_with_file_and_line(tmp_path):
