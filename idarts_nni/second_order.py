@@ -19,6 +19,13 @@ edge, fp64  1.9e-2  1.7e-3  1.9e-4  1.7e-5  1.9e-6
 edge, fp32  1.9e-2  1.7e-3  1.9e-4  2.8e-5  1.3e-4
 ========== ======= ======= ======= ======= =======
 
+With ``relu`` among the operations there is a second error, which falls as ``r`` rises, in fp64 as in fp32: between the
+two points some units cross the kink of ``relu``, each crossing makes the gradient jump, and a jump is divided by ``r``.
+So the best ``r`` grows with the network.
+
+Hence the default: ``r`` in proportion to the square root of the number of weights, 0.003 in the table and 0.1 for a
+search network of 64 units and 10,000 words.
+
 References
 ----------
 Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, section 2.3.
@@ -26,6 +33,7 @@ Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, sec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -33,10 +41,10 @@ from torch import Tensor, nn, optim
 
 from .phases import frozen
 
-RADIUS = 3e-3
-"""r: how far the two weights of the difference are from the real ones, in the norm of all weights together.
+RADIUS = 1.2e-4
+"""How far each weight is moved for the difference, root mean square; r is this times the root of their number.
 
-DARTS's code takes 0.01; the table above is why this is smaller."""
+DARTS's code takes an r of 0.01 for networks of all sizes; the above is why this grows with them."""
 
 
 def unrolled_gradients(
@@ -47,7 +55,7 @@ def unrolled_gradients(
     optimizer: optim.Optimizer,
     *,
     clip: float | None = None,
-    radius: float = RADIUS,
+    radius: float | None = None,
 ) -> list[Tensor]:
     """Return the second-order gradient of each architecture parameter; the weights are put back bit for bit.
 
@@ -67,7 +75,8 @@ def unrolled_gradients(
         Largest norm of the weights' gradient, as in the real step. As in DARTS's code the factor counts as a constant:
         its own dependence on the architecture is left out.
     radius
-        r of the finite difference.
+        r of the finite difference, in the norm of all weights together; None for what :data:`RADIUS` makes of their
+        number.
 
     Raises
     ------
@@ -79,6 +88,8 @@ def unrolled_gradients(
         gradients = torch.autograd.grad(train_loss(), weights, allow_unused=True)
     steps = list(_sgd_steps(optimizer, dict(zip(weights, gradients, strict=True)), _clip_factor(gradients, clip)))
     moved = [weight for weight, _, _ in steps]
+    if radius is None:
+        radius = RADIUS * math.sqrt(sum(weight.numel() for weight in moved))
     saved = [weight.detach().clone() for weight in moved]
     try:
         _put(moved, [old - displacement for old, (_, displacement, _) in zip(saved, steps, strict=True)])
