@@ -6,7 +6,7 @@ from nni.nas.experiment import NasExperiment
 
 from idarts_nni import IDARTS
 from idarts_nni.derive import cell_probabilities
-from idarts_nni.sampling import EdgeWeights
+from idarts_nni.sampling import EdgeWeights, weight_step
 from tests.test_strategy import Recipe, Space, evaluator
 
 LOGITS = torch.tensor([[1.0, 0.0, -1.0, 2.0]])
@@ -56,8 +56,9 @@ def test_smoothing_perturbs_the_weight_step_alone_within_its_bounds():
     weigh = EdgeWeights(smoothing=0.1)
     weigh.set_epoch(1, 2)
     probabilities = LOGITS.softmax(-1)
-    perturbed = weigh(LOGITS.expand(1000, -1))  # wants no gradient: the weight step
-    assert torch.equal(weigh(LOGITS.clone().requires_grad_()), probabilities), "the architecture step"
+    with weight_step(weigh):
+        perturbed = weigh(LOGITS.expand(1000, -1))
+    assert torch.equal(weigh(LOGITS), probabilities), "the architecture step"
     torch.testing.assert_close(perturbed.sum(-1), torch.ones(1000))
     assert perturbed.min() >= 0.0 and perturbed.std(0).min() > 0.01
     # At most epsilon up, over a sum that is at least 1 - 4 epsilon.
