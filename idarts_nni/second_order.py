@@ -21,10 +21,21 @@ edge, fp32  1.9e-2  1.7e-3  1.9e-4  2.8e-5  1.3e-4
 
 With ``relu`` among the operations there is a second error, which falls as ``r`` rises, in fp64 as in fp32: between the
 two points some units cross the kink of ``relu``, each crossing makes the gradient jump, and a jump is divided by ``r``.
-So the best ``r`` grows with the network.
+So the best ``r`` grows with the network. On a search network of a language model (eight nodes of 64 units, 10,000
+words, 671,944 weights, after two epochs on Penn Treebank; clipped, fp32; mean of four batches):
 
-Hence the default: ``r`` in proportion to the square root of the number of weights, 0.003 in the table and 0.1 for a
-search network of 64 units and 10,000 words.
+================== ====== ====== ====== ====== ====== ====== ===========
+r                  1      0.3    0.1    0.03   0.01   0.003  first order
+================== ====== ====== ====== ====== ====== ====== ===========
+node               0.04   0.06   0.12   0.23   0.33   0.42   0.54
+edge               0.06   0.07   0.08   0.17   0.39   0.81   0.66
+node, without relu 1.8e-2 1.8e-3 2.0e-4 3.0e-5 9.9e-5 2.7e-4 0.49
+edge, without relu 1.9e-2 2.1e-3 2.3e-4 3.0e-5 4.9e-5 2.3e-4 0.55
+node, untrained    1.30   0.76   0.19   0.22   0.27   0.48   1.09
+================== ====== ====== ====== ====== ====== ====== ===========
+
+Hence the default: ``r`` in proportion to the square root of the number of weights, 0.003 for the first table and 0.1
+for the second.
 
 References
 ----------
@@ -44,7 +55,7 @@ from .phases import frozen
 RADIUS = 1.2e-4
 """How far each weight is moved for the difference, root mean square; r is this times the root of their number.
 
-DARTS's code takes an r of 0.01 for networks of all sizes; the above is why this grows with them."""
+DARTS's code takes an r of 0.01 for networks of all sizes; the tables above are why this grows with them."""
 
 
 def unrolled_gradients(
