@@ -152,7 +152,7 @@ def compare_methods(
     baseline, _, scale = against.partition(":")
     other = f"{RANDOM} cells" if against == RANDOM else against
     has_scales = data["scale"].nunique() > 1
-    rows, sentences, compared = [], [], 0
+    rows, sentences, compared, claimed = [], [], 0, False
     for _, group in data.groupby([*_GROUP, *([] if scale else ["scale"])], sort=False, dropna=False):
         others = group[(group["method"] == baseline) & ((group["scale"] == scale) | (not scale))]
         for (method, own_scale), runs in group.groupby(["method", "scale"], sort=False):
@@ -168,15 +168,15 @@ def compare_methods(
                 rows.append([*row, "", "", ""])
                 sentences.append(f"{name}: {reason}")
                 continue
-            compared += 1
+            compared, claimed = compared + 1, claimed or found.is_carried
             interval = f"{found.low:+.2f} to {found.high:+.2f} ({found.rule})"
             rows.append([*row, f"{found.mean:+.2f}", interval, f"{found.p:.3f}"])
             sentences.append(f"{name}: {_verdict(found, lower_is_better, other)}")
     header = ["method", "n", "combine", *(["scale"] if has_scales else []), "epochs", "cells (runs)", column]
     header += [f"minus {against}", "95 % interval", "p"]
-    if compared > 1:
+    if claimed and compared > 1:
         sentences.append(
-            f"Each of these {compared} comparisons is right 95 times in 100 by itself; that all are is less sure."
+            f"Of {compared} comparisons, each may claim by chance in 5 of 100 cases; together they do so more often."
         )
     if lost:
         sentences.append(f"{lost} run(s) ended without a number and count nowhere above, which flatters their method.")

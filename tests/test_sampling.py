@@ -27,6 +27,15 @@ def test_hard_samples_are_one_edge_drawn_by_its_probability():
     torch.testing.assert_close(draws.mean(0), LOGITS.softmax(-1)[0], atol=0.011, rtol=0.0)
 
 
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 10.0])
+def test_at_every_temperature_the_largest_entry_of_a_soft_sample_is_drawn_by_its_probability(temperature):
+    torch.manual_seed(1)
+    draws = EdgeWeights("gumbel", temperature, temperature)(LOGITS.expand(20000, -1))
+    torch.testing.assert_close(draws.sum(-1), torch.ones(20000))
+    shares = torch.bincount(draws.argmax(-1), minlength=4) / 20000
+    torch.testing.assert_close(shares, LOGITS.softmax(-1)[0], atol=0.011, rtol=0.0)
+
+
 def test_a_hard_sample_has_the_gradient_of_the_soft_one():
     logits = LOGITS.clone().requires_grad_()
     torch.manual_seed(3)
