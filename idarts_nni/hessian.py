@@ -21,15 +21,21 @@ from torch import Tensor
 
 _logger = logging.getLogger(__name__)
 
-RADIUS = 1e-2
-"""Distance from the logits to the two points of a finite difference; a softmax bends on the scale of 1."""
+RADIUS = 1e-1
+"""Distance from the logits to the two points of a finite difference; a softmax bends on the scale of 1.
+
+With relu a gradient jumps where a unit crosses its kink, and jumps are divided by this. On a search network of a
+language model (64 units, two batches, both relaxations) 0.3, 0.1 and 0.03 agree within 10 per cent; 0.01 and 0.003 are
+off by up to 15 and 30."""
 _DENSE = 12  # up to so many parameters the whole matrix costs no more than an iteration
 _LANCZOS_VECTORS = 10
 _TOLERANCE = 1e-2
 
 
 def largest_eigenvalue(gradient: Callable[[], Sequence[Tensor]], parameters: Sequence[Tensor]) -> float:
-    """Return the largest eigenvalue (not the largest in size) of the Hessian of a loss, to about one per cent.
+    """Return the largest eigenvalue (not the largest in size) of the Hessian of a loss.
+
+    To about one per cent where the loss is smooth, to ten where there is relu in it (see :data:`RADIUS`).
 
     Products of the Hessian with vectors are central differences of gradients, since the fast kernels have a gradient
     written by hand that cannot be differentiated once more; Lanczos's iteration does the rest, from a fixed start.

@@ -54,6 +54,16 @@ def test_claims_about_nothing_are_rare_and_three_values_make_none(size):
     assert claims / 300 <= (0.0 if size == 3 else 0.08)
 
 
+@pytest.mark.parametrize("sizes", [(4, 12), (12, 4)], ids=str)
+def test_claims_about_nothing_are_rare_where_sides_differ_in_number_and_spread(sizes):
+    generator = np.random.default_rng(5)
+    few, many = sizes
+    claims = sum(
+        difference(generator.normal(0.0, 1.0, few), generator.normal(0.0, 3.0, many)).is_carried for _ in range(300)
+    )
+    assert claims / 300 <= 0.08
+
+
 def test_a_large_difference_is_found():
     generator = np.random.default_rng(4)
     found = sum(
