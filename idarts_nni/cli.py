@@ -65,9 +65,10 @@ an interval for the difference, and in words whether the data carry a claim.
 
   idarts compare RFjE2bGk
   idarts compare trials/results/ptb_small.csv --better lower
+  idarts compare trials/results/second_order.csv --better lower --against idarts:first
 
-Three cells on each side can carry no claim, whatever they show. Below 6 the interval is Welch's t interval, from 6 on a
-bootstrap-t one.
+With --against METHOD:SCALE results of all scales are compared with those of one. Three cells on each side can carry no
+claim, whatever they show. Below 6 the interval is Welch's t interval, from 6 on a bootstrap-t one.
 """
 _DERIVE = """\
 Show the cells that both derivations (profile paper and authors-code) make of one set of alphas, side by side.
@@ -185,6 +186,12 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--column", choices=("validation", "test"), default="test", help="default: test")
     compare.add_argument(
         "--better", choices=("lower", "higher"), help="which numbers are good (default: by the metric)"
+    )
+    compare.add_argument(
+        "--against",
+        default="random",
+        metavar="METHOD[:SCALE]",
+        help="what to compare with (default: random cells, within each scale)",
     )
     compare.set_defaults(function="compare.compare")
 

@@ -1,8 +1,9 @@
 """Is a search better than drawing cells at random? What the results carry, in numbers and in words.
 
-Each method is compared with random cells of the same task, n, way of joining, epochs and (within 5 per cent) number of
-parameters. Runs of one cell with several seeds are averaged first where the records tell the cell: what varies from
-search to search is the cell, and many retrainings of one cell do not show it.
+Each method is compared with random cells of the same task, n, way of joining, epochs, scale and (within 5 per cent)
+number of parameters; or with another method, of one scale: then results of all scales stand against that, for scales
+may differ in their searches alone. Runs of one cell with several seeds are averaged first where the records tell the
+cell: what varies from search to search is the cell, and many retrainings of one cell do not show it.
 
 With fewer than six values on a side a bootstrap is too narrow, for it cannot see a spread that the sample does not
 show. The interval is then Welch's t interval, which takes the values for normally distributed; with six or more it is a
@@ -35,7 +36,7 @@ MOST_ARRANGEMENTS = 50_000
 """Up to so many ways of dealing the values out the permutation test tries all; beyond, it draws as many."""
 PARAMETERS_TOLERANCE = 0.05
 RANDOM = "random"
-_GROUP = ("task", "n", "combine", "epochs", "scale")
+_GROUP = ("task", "n", "combine", "epochs")
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,10 @@ def _permutation(one: np.ndarray, other: np.ndarray, seed: int) -> tuple[float, 
     return float((extreme.sum() + 1) / (len(places) + 1)), least
 
 
-def compare_methods(table: pd.DataFrame, column: str, lower_is_better: bool) -> tuple[str, list[str]]:
-    """Compare every method with random cells of its space and budget.
+def compare_methods(
+    table: pd.DataFrame, column: str, lower_is_better: bool, against: str = RANDOM
+) -> tuple[str, list[str]]:
+    """Compare every method with random cells, or with another method, of its space and budget.
 
     Parameters
     ----------
@@ -134,6 +137,8 @@ def compare_methods(table: pd.DataFrame, column: str, lower_is_better: bool) -> 
         ``validation`` or ``test``.
     lower_is_better
         Of that column.
+    against
+        The method to compare with, and after a colon its scale; without a scale results are compared within theirs.
 
     Returns
     -------
@@ -144,36 +149,47 @@ def compare_methods(table: pd.DataFrame, column: str, lower_is_better: bool) -> 
         data[name] = pd.to_numeric(data[name], errors="coerce")
     lost = int(data[column].isna().sum())
     data = data[data[column].notna() & np.isfinite(data[column])]
-    rows, sentences = [], []
-    for key, group in data.groupby(list(_GROUP), sort=False, dropna=False):
-        random = group[group["method"] == RANDOM]
-        for method, runs in group.groupby("method", sort=False):
-            values = _units(runs, column)
-            row = [str(method), *map(str, key[1:3]), f"{key[3]:g}", f"{len(values)} ({len(runs)})", _spread(values)]
-            if method == RANDOM:
+    baseline, _, scale = against.partition(":")
+    other = f"{RANDOM} cells" if against == RANDOM else against
+    has_scales = data["scale"].nunique() > 1
+    rows, sentences, compared, claimed = [], [], 0, False
+    for _, group in data.groupby([*_GROUP, *([] if scale else ["scale"])], sort=False, dropna=False):
+        others = group[(group["method"] == baseline) & ((group["scale"] == scale) | (not scale))]
+        for (method, own_scale), runs in group.groupby(["method", "scale"], sort=False):
+            values, first = _units(runs, column), runs.iloc[0]
+            row = [str(method), str(first["n"]), str(first["combine"]), *([str(own_scale)] if has_scales else [])]
+            row += [f"{first['epochs']:g}", f"{len(values)} ({len(runs)})", _spread(values)]
+            if method == baseline and scale in ("", own_scale):
                 rows.append([*row, "", "", ""])
                 continue
-            reason, found = _against(runs, random, column)
+            name = _named(first, own_scale if has_scales else "")
+            reason, found = _against(runs, others, column, other)
             if found is None:
                 rows.append([*row, "", "", ""])
-                sentences.append(f"{_named(method, key)}: {reason}")
+                sentences.append(f"{name}: {reason}")
                 continue
+            compared, claimed = compared + 1, claimed or found.is_carried
             interval = f"{found.low:+.2f} to {found.high:+.2f} ({found.rule})"
             rows.append([*row, f"{found.mean:+.2f}", interval, f"{found.p:.3f}"])
-            sentences.append(f"{_named(method, key)}: {_verdict(found, lower_is_better)}")
-    header = ["method", "n", "combine", "epochs", "cells (runs)", column, "minus random", "95 % interval", "p"]
+            sentences.append(f"{name}: {_verdict(found, lower_is_better, other)}")
+    header = ["method", "n", "combine", *(["scale"] if has_scales else []), "epochs", "cells (runs)", column]
+    header += [f"minus {against}", "95 % interval", "p"]
+    if claimed and compared > 1:
+        sentences.append(
+            f"Of {compared} comparisons, each may claim by chance in 5 of 100 cases; together they do so more often."
+        )
     if lost:
         sentences.append(f"{lost} run(s) ended without a number and count nowhere above, which flatters their method.")
     return to_markdown(header, rows), sentences
 
 
-def _against(runs: pd.DataFrame, random: pd.DataFrame, column: str) -> tuple[str, Difference | None]:
-    if random.empty:
-        return "there are no random cells of the same task, n, way of joining and epochs to compare with.", None
-    mine, theirs = float(runs["parameters"].mean()), float(random["parameters"].mean())
+def _against(runs: pd.DataFrame, others: pd.DataFrame, column: str, other: str) -> tuple[str, Difference | None]:
+    if others.empty:
+        return f"there are no {other} of the same task, n, way of joining and epochs to compare with.", None
+    mine, theirs = float(runs["parameters"].mean()), float(others["parameters"].mean())
     if abs(mine - theirs) > PARAMETERS_TOLERANCE * theirs:
-        return f"its {mine:,.0f} parameters are not the budget of the random cells, {theirs:,.0f}.", None
-    return "", difference(_units(runs, column), _units(random, column))
+        return f"its {mine:,.0f} parameters are not the budget of {_the(other)}, {theirs:,.0f}.", None
+    return "", difference(_units(runs, column), _units(others, column))
 
 
 def _units(runs: pd.DataFrame, column: str) -> list[float]:
@@ -193,11 +209,11 @@ def _final_cells(table: pd.DataFrame) -> pd.DataFrame:
     return data[data["search_epoch"].isin(["", None]) | data["search_epoch"].isna()] if "search_epoch" in data else data
 
 
-def _verdict(found: Difference, lower_is_better: bool) -> str:
+def _verdict(found: Difference, lower_is_better: bool, other: str) -> str:
     if found.is_carried:
         better = (found.mean < 0.0) == lower_is_better
         return (
-            f"{'better' if better else 'worse'} than random cells by {abs(found.mean):.2f}, "
+            f"{'better' if better else 'worse'} than {other} by {abs(found.mean):.2f}, "
             f"and the data carry that claim (95 % interval {found.low:+.2f} to {found.high:+.2f}, p = {found.p:.3f})."
         )
     if found.least_p > 1.0 - LEVEL + 1e-12:
@@ -211,8 +227,13 @@ def _verdict(found: Difference, lower_is_better: bool) -> str:
     )
 
 
-def _named(method: object, key: tuple[Any, ...]) -> str:
-    return f"{method} ({key[0]}, n={key[1]}, {key[2]}, {key[3]:g} epochs)"
+def _named(run: pd.Series, scale: str) -> str:
+    marks = f"{run['task']}, n={run['n']}, {run['combine']}, {run['epochs']:g} epochs{f', {scale}' if scale else ''}"
+    return f"{run['method']} ({marks})"
+
+
+def _the(other: str) -> str:
+    return f"the {other}" if other.startswith(f"{RANDOM} ") else other
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -224,9 +245,14 @@ def compare(options: argparse.Namespace) -> int:
     """Run ``idarts compare``."""
     records, table = _read(options.source)
     lower = _direction(options.better, records)
-    if RANDOM not in set(table["method"]):
+    method, _, scale = options.against.partition(":")
+    ours = table[table["method"] == method]
+    if ours.empty and method == RANDOM:
         raise ValueError(f"{options.source}: no random cell was retrained; add random to the plan's methods.")
-    text, sentences = compare_methods(table, options.column, lower)
+    if ours.empty or (scale and scale not in set(ours["scale"])):
+        known = sorted({f"{one}:{its}" for one, its in zip(table["method"], table["scale"], strict=True)})
+        raise ValueError(f"--against {options.against}: there is no such result; found {', '.join(known)}.")
+    text, sentences = compare_methods(table, options.column, lower, options.against)
     print(text)
     if "cell" not in table:
         print("A results file tells the search of a run, not its cell: runs of one search count once, as their mean;")

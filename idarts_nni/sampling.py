@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -55,6 +58,8 @@ class EdgeWeights(nn.Module):
         self.sampling = sampling
         self.temperatures = temperature_start, temperature_end
         self.smoothing = smoothing
+        self.is_weight_step = False
+        """Whether the weights' loss is being computed, which alone is smoothed; see :func:`weight_step`."""
         self.set_epoch(0, 1)
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
@@ -71,10 +76,22 @@ class EdgeWeights(nn.Module):
             weights = logits.softmax(-1)
         else:
             weights = functional.gumbel_softmax(logits, self.temperature, hard=self.sampling == "gumbel-hard")
-        # In the weight step the logits are held fixed and want no gradient.
-        return weights if logits.requires_grad or not self.noise else self._smoothed(weights)
+        return self._smoothed(weights) if self.noise and self.is_weight_step else weights
 
     def _smoothed(self, weights: Tensor) -> Tensor:
         noisy = (weights + torch.empty_like(weights).uniform_(-self.noise, self.noise)).clamp_min(0.0)
         total = noisy.sum(-1, keepdim=True)
         return torch.where(total > 0.0, noisy / total, weights)  # all cut off: as without noise
+
+
+@contextmanager
+def weight_step(module: nn.Module) -> Iterator[None]:
+    """Tell all edge weights below a module that the loss of the weights is computed, not that of the architecture."""
+    weighing = [part for part in module.modules() if isinstance(part, EdgeWeights)]
+    for part in weighing:
+        part.is_weight_step = True
+    try:
+        yield
+    finally:
+        for part in weighing:
+            part.is_weight_step = False

@@ -10,7 +10,7 @@ from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from torch import Tensor, nn, optim
 
 from .phases import evaluating, frozen, loss_of, wanting_gradients, without_trace
-from .sampling import EdgeWeights
+from .sampling import EdgeWeights, weight_step
 from .second_order import unrolled_gradients
 from .shares import averaged
 
@@ -67,7 +67,8 @@ class IDARTSLightningModule(DartsLightningModule):
             self._architecture_step(batch, batch_idx)
         self.resample()
         with frozen(self.arch_parameters()):
-            result = self.training_module.training_step(batch["train"], 2 * batch_idx + 1)
+            with weight_step(self):
+                result = self.training_module.training_step(batch["train"], 2 * batch_idx + 1)
             self.advance_optimization(loss_of(result), batch_idx, self.gradient_clip_val)
         self.advance_lr_schedulers(batch_idx)
         if batch_idx % self.log_prob_every_n_step == 0:
@@ -112,7 +113,8 @@ class IDARTSLightningModule(DartsLightningModule):
                 torch.set_rng_state(random[0])
                 if random[1] is not None:
                     torch.cuda.set_rng_state(random[1], self.device)
-                return loss_of(self.training_module.training_step(batch["train"], 2 * batch_idx + 1))
+                with weight_step(self):
+                    return loss_of(self.training_module.training_step(batch["train"], 2 * batch_idx + 1))
 
         parameters = self.arch_parameters()
         gradients = unrolled_gradients(

@@ -19,6 +19,24 @@ edge, fp64  1.9e-2  1.7e-3  1.9e-4  1.7e-5  1.9e-6
 edge, fp32  1.9e-2  1.7e-3  1.9e-4  2.8e-5  1.3e-4
 ========== ======= ======= ======= ======= =======
 
+With ``relu`` among the operations there is a second error, which falls as ``r`` rises, in fp64 as in fp32: between the
+two points some units cross the kink of ``relu``, each crossing makes the gradient jump, and a jump is divided by ``r``.
+So the best ``r`` grows with the network. On a search network of a language model (eight nodes of 64 units, 10,000
+words, 671,944 weights, after two epochs on Penn Treebank; clipped, fp32; mean of four batches):
+
+================== ====== ====== ====== ====== ====== ====== ===========
+r                  1      0.3    0.1    0.03   0.01   0.003  first order
+================== ====== ====== ====== ====== ====== ====== ===========
+node               0.04   0.06   0.12   0.23   0.33   0.42   0.54
+edge               0.06   0.07   0.08   0.17   0.39   0.81   0.66
+node, without relu 1.8e-2 1.8e-3 2.0e-4 3.0e-5 9.9e-5 2.7e-4 0.49
+edge, without relu 1.9e-2 2.1e-3 2.3e-4 3.0e-5 4.9e-5 2.3e-4 0.55
+node, untrained    1.30   0.76   0.19   0.22   0.27   0.48   1.09
+================== ====== ====== ====== ====== ====== ====== ===========
+
+Hence the default: ``r`` in proportion to the square root of the number of weights, 0.003 for the first table and 0.1
+for the second.
+
 References
 ----------
 Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, section 2.3.
@@ -26,6 +44,7 @@ Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, sec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -33,10 +52,10 @@ from torch import Tensor, nn, optim
 
 from .phases import frozen
 
-RADIUS = 3e-3
-"""r: how far the two weights of the difference are from the real ones, in the norm of all weights together.
+RADIUS = 1.2e-4
+"""How far each weight is moved for the difference, root mean square; r is this times the root of their number.
 
-DARTS's code takes 0.01; the table above is why this is smaller."""
+DARTS's code takes an r of 0.01 for networks of all sizes; the tables above are why this grows with them."""
 
 
 def unrolled_gradients(
@@ -47,7 +66,7 @@ def unrolled_gradients(
     optimizer: optim.Optimizer,
     *,
     clip: float | None = None,
-    radius: float = RADIUS,
+    radius: float | None = None,
     mean: Callable[[Sequence[Tensor | None]], Sequence[Tensor | None]] = list,
 ) -> list[Tensor]:
     """Return the second-order gradient of each architecture parameter; the weights are put back bit for bit.
@@ -68,7 +87,8 @@ def unrolled_gradients(
         Largest norm of the weights' gradient, as in the real step. As in DARTS's code the factor counts as a constant:
         its own dependence on the architecture is left out.
     radius
-        r of the finite difference.
+        r of the finite difference, in the norm of all weights together; None for what :data:`RADIUS` makes of their
+        number.
     mean
         Applied to all gradients of a pass: their mean over the processes that train together.
 
@@ -82,6 +102,8 @@ def unrolled_gradients(
         gradients = mean(torch.autograd.grad(train_loss(), weights, allow_unused=True))
     steps = list(_sgd_steps(optimizer, dict(zip(weights, gradients, strict=True)), _clip_factor(gradients, clip)))
     moved = [weight for weight, _, _ in steps]
+    if radius is None:
+        radius = RADIUS * math.sqrt(sum(weight.numel() for weight in moved))
     saved = [weight.detach().clone() for weight in moved]
     try:
         _put(moved, [old - displacement for old, (_, displacement, _) in zip(saved, steps, strict=True)])

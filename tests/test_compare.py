@@ -54,6 +54,16 @@ def test_claims_about_nothing_are_rare_and_three_values_make_none(size):
     assert claims / 300 <= (0.0 if size == 3 else 0.08)
 
 
+@pytest.mark.parametrize("sizes", [(4, 12), (12, 4)], ids=str)
+def test_claims_about_nothing_are_rare_where_sides_differ_in_number_and_spread(sizes):
+    generator = np.random.default_rng(5)
+    few, many = sizes
+    claims = sum(
+        difference(generator.normal(0.0, 1.0, few), generator.normal(0.0, 3.0, many)).is_carried for _ in range(300)
+    )
+    assert claims / 300 <= 0.08
+
+
 def test_a_large_difference_is_found():
     generator = np.random.default_rng(4)
     found = sum(
@@ -137,3 +147,30 @@ def test_the_command_reads_a_results_file_and_wants_to_know_what_is_good(tmp_pat
     table[table["method"] != "random"][list(COLUMNS)].to_csv(path, index=False)
     assert cli.main(["compare", str(path), "--better", "lower"]) == cli.UNUSABLE
     assert "add random to the plan's methods" in capsys.readouterr().err
+
+
+def test_one_method_s_scale_can_stand_for_random_cells():
+    groups = [
+        rows("idarts", [60, 61, 62, 63], scale="first"), rows("idarts", [50, 51, 52, 53], scale="second"),
+        rows("random", [61, 62, 63, 64], scale="first"),
+    ]  # fmt: skip
+    table = pd.DataFrame([row for group in groups for row in group])
+    text, sentences = compare_methods(table, "test", True, "idarts:first")
+    assert [line.split("|")[1:5] for line in text.splitlines()[2:]] == [
+        [" idarts ", "   1 ", " sum     ", f" {scale:6} "] for scale in ("first", "second")
+    ] + [[" random ", "   1 ", " sum     ", " first  "]]
+    assert "minus idarts:first" in text
+    assert sentences[0].startswith("idarts (ptb, n=1, sum, 5 epochs, second): better than idarts:first by 10.00, and")
+    assert sentences[1].startswith("random (ptb, n=1, sum, 5 epochs, first): the data do not carry a claim")
+    assert "Of 2 comparisons, each may claim by chance in 5 of 100 cases" in sentences[2]
+    _, within = compare_methods(table, "test", True)
+    assert len(within) == 2 and "idarts (ptb, n=1, sum, 5 epochs, first): the data do not" in within[0]
+    assert "second): there are no random cells of the same" in within[1]
+
+
+def test_what_is_compared_with_has_to_be_there(tmp_path, capsys):
+    path = tmp_path / "results.csv"
+    pd.DataFrame(rows("idarts", [50, 51], scale="first"))[list(COLUMNS)].to_csv(path, index=False)
+    for against in ("darts", "idarts:second"):
+        assert cli.main(["compare", str(path), "--better", "lower", "--against", against]) == cli.UNUSABLE
+        assert f"--against {against}: there is no such result; found idarts:first" in capsys.readouterr().err

@@ -48,6 +48,19 @@ def test_of_a_cell_s_loss_it_is_that_of_exact_double_backward(relaxation):
     assert found == pytest.approx(torch.linalg.eigvalsh(torch.stack(rows))[-1].item(), rel=0.01)
 
 
-def test_a_gradient_that_is_not_finite_gives_nan():
-    parameter = torch.zeros(2)
-    assert math.isnan(largest_eigenvalue(lambda: [torch.full((2,), math.nan)], [parameter]))
+@pytest.mark.parametrize("size", [2, 180])
+@pytest.mark.parametrize("good", [0, 7])
+def test_a_gradient_that_is_not_finite_gives_nan(size, good):
+    parameter, calls = torch.zeros(size), iter(range(10_000))
+
+    def gradient():
+        return [parameter.clone() if next(calls) < good and size > 2 else torch.full((size,), math.nan)]
+
+    assert math.isnan(largest_eigenvalue(gradient, [parameter]))
+    assert not parameter.any()
+
+
+@pytest.mark.parametrize("size", [4, 180])
+def test_where_nothing_bends_it_is_zero(size):
+    parameter = torch.zeros(size)
+    assert largest_eigenvalue(lambda: [torch.ones(size)], [parameter]) == 0.0

@@ -6,7 +6,7 @@ from nni.nas.experiment import NasExperiment
 
 from idarts_nni import IDARTS
 from idarts_nni.derive import cell_probabilities
-from idarts_nni.sampling import EdgeWeights
+from idarts_nni.sampling import EdgeWeights, weight_step
 from tests.test_strategy import Recipe, Space, evaluator
 
 LOGITS = torch.tensor([[1.0, 0.0, -1.0, 2.0]])
@@ -25,6 +25,15 @@ def test_hard_samples_are_one_edge_drawn_by_its_probability():
     assert set(draws.unique().tolist()) == {0.0, 1.0} and torch.equal(draws.sum(-1), torch.ones(20000))
     # Three standard errors of a share near one half of 20,000 draws.
     torch.testing.assert_close(draws.mean(0), LOGITS.softmax(-1)[0], atol=0.011, rtol=0.0)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 10.0])
+def test_at_every_temperature_the_largest_entry_of_a_soft_sample_is_drawn_by_its_probability(temperature):
+    torch.manual_seed(1)
+    draws = EdgeWeights("gumbel", temperature, temperature)(LOGITS.expand(20000, -1))
+    torch.testing.assert_close(draws.sum(-1), torch.ones(20000))
+    shares = torch.bincount(draws.argmax(-1), minlength=4) / 20000
+    torch.testing.assert_close(shares, LOGITS.softmax(-1)[0], atol=0.011, rtol=0.0)
 
 
 def test_a_hard_sample_has_the_gradient_of_the_soft_one():
@@ -56,8 +65,9 @@ def test_smoothing_perturbs_the_weight_step_alone_within_its_bounds():
     weigh = EdgeWeights(smoothing=0.1)
     weigh.set_epoch(1, 2)
     probabilities = LOGITS.softmax(-1)
-    perturbed = weigh(LOGITS.expand(1000, -1))  # wants no gradient: the weight step
-    assert torch.equal(weigh(LOGITS.clone().requires_grad_()), probabilities), "the architecture step"
+    with weight_step(weigh):
+        perturbed = weigh(LOGITS.expand(1000, -1))
+    assert torch.equal(weigh(LOGITS), probabilities), "the architecture step"
     torch.testing.assert_close(perturbed.sum(-1), torch.ones(1000))
     assert perturbed.min() >= 0.0 and perturbed.std(0).min() > 0.01
     # At most epsilon up, over a sum that is at least 1 - 4 epsilon.

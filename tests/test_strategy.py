@@ -117,12 +117,19 @@ def test_the_first_phase_changes_logits_and_the_second_weights():
         assert torch.equal(weights, next_weights) is (phase == 0)
 
 
-def test_warm_up_epochs_leave_the_logits_alone():
-    strategy = IDARTS(warmup_epochs=2)
-    torch.manual_seed(0)
-    search(strategy)
-    cell = next(module for module in strategy.supernet.modules() if isinstance(module, MixedRecurrentCell))
-    assert cell.logits.abs().max() < 0.01
+@pytest.mark.parametrize(("warmup", "moved"), [(2, [False, False]), (1, [False, True])])
+def test_warm_up_epochs_leave_the_logits_alone(warmup, moved):
+    seen = []
+
+    def probe(module, batch_idx):
+        seen.append(module.model.cell.logits.detach().clone())
+
+    strategy = IDARTS(warmup_epochs=warmup)
+    search(strategy, Recipe(probe))
+    seen.append(strategy.supernet.cell.logits.detach())
+    assert len(seen) == 4 * (3 if warmup == 1 else 2) + 1, "no pass over validation data in a warm-up"
+    ends = [seen[0], seen[4], seen[-1]]  # a warm-up epoch has four steps, one pass each
+    assert [not torch.equal(*pair) for pair in zip(ends, ends[1:], strict=False)] == moved
 
 
 def test_adam_of_the_architecture_follows_the_arguments_and_a_stable_order():

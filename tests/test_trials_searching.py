@@ -81,7 +81,12 @@ def test_measuring_changes_nothing_in_the_search(tmp_path):
         assert {**one, "seconds": 0, "eigenvalue": 0} == {**other, "seconds": 0, "eigenvalue": 0}
 
 
-def test_with_one_hot_alphas_the_network_and_its_derived_cell_are_one(tmp_path, monkeypatch):
+# Rows are the pairs (0, 1), (0, 2), (1, 2). Under DARTS each has a softmax: what is not kept has to be zeroize.
+ONE_HOT = {"idarts": ([0, 2], [1, 2]), "darts": ([0, 1, 2], [1, 0, 2])}
+
+
+@pytest.mark.parametrize("method", ONE_HOT)
+def test_with_one_hot_alphas_the_network_and_its_derived_cell_are_one(tmp_path, monkeypatch, method):
     from idarts_nni.mutator import MixedRecurrentCell
 
     class OneHot(MixedRecurrentCell):
@@ -89,10 +94,10 @@ def test_with_one_hot_alphas_the_network_and_its_derived_cell_are_one(tmp_path, 
             super().__init__(*args, **kwargs)
             with torch.no_grad():  # a fixed choice, which the small steps of this search cannot move
                 self.logits.fill_(-1e4)
-                self.logits[[0, 2], [1, 2]] = 1e4
+                self.logits[ONE_HOT[method]] = 1e4
 
     monkeypatch.setattr("trials.ptb.MixedRecurrentCell", OneHot)
-    outcome = search(tmp_path, epochs=1, gap_epochs=1, arc_learning_rate=1e-3)
+    outcome = search(tmp_path, method=method, epochs=1, gap_epochs=1, arc_learning_rate=1e-3)
     assert str(outcome.architecture) == "1: tanh 0; 2: identity 1"
     assert outcome.gap["derived"] == pytest.approx(outcome.gap["supernet"], rel=1e-6)
     assert outcome.gap["trained"] < outcome.gap["derived"]

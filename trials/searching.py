@@ -132,7 +132,8 @@ def measure_gap(
 
     The derived cell runs inside the search network: with its weights, and normalised by the batch at hand, as the
     search network itself is evaluated, so that there are no statistics to calibrate. Then its weights are trained for a
-    few epochs by the recipe of the search, the edges fixed.
+    few epochs by the recipe of the search, the edges fixed. Where ``stop_eigenvalue`` went back to the cell of an
+    earlier epoch, that cell runs in the last epoch's network: the earlier one is gone.
 
     Returns
     -------

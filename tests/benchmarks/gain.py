@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import random
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 
@@ -23,23 +24,29 @@ from trials import ptb
 from trials.corpus import Segments, batch_columns
 
 SPACE = CellSpace.from_yaml("search_spaces/recurrent8.yaml")
-KINDS = [(1, "sum"), *((n, rule) for n in (2, 3, "all") for rule in ("sum", "mean"))]
+KINDS = [(1, "sum"), *((n, rule) for n in (2, 3, "all") for rule in ("sum", "mean", "weighted"))]
 HEADER = ("n", "combine", "gain, gates closed", "gain, half open", "rms before", "largest rms", "loss", "steps")
 
 
-def weighed(cell: Architecture) -> Architecture:
-    """Give all edges of a node equal weights."""
-    return Architecture(
-        tuple(
-            tuple(dataclasses.replace(edge, weight=round(1 / len(edges), 6)) for edge in edges) for edges in cell.nodes
+def weighed(cell: Architecture, seed: int) -> Architecture:
+    """Draw weights for the edges of each node, uniformly among those that sum to 1; equal ones would be a mean."""
+    generator = random.Random(seed)
+    nodes = []
+    for edges in cell.nodes:
+        drawn = [generator.expovariate(1.0) for _ in edges]
+        nodes.append(
+            tuple(
+                dataclasses.replace(edge, weight=round(share / sum(drawn), 6))
+                for edge, share in zip(edges, drawn, strict=True)
+            )
         )
-    )
+    return Architecture(tuple(nodes))
 
 
 def train(space: CellSpace, seed: int, corpus: object, options: argparse.Namespace) -> Sequence[str]:
     """Train one random cell; return a row of the table."""
     torch.manual_seed(seed)
-    cell = weighed(Architecture.random(space, seed))
+    cell = weighed(Architecture.random(space, seed), seed)
     settings = dataclasses.replace(ptb.RETRAIN, hidden_size=options.hidden, batch_size=options.batch)
     model = ptb.LanguageModel(corpus.vocabulary, space, cell, settings)
     optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
