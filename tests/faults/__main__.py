@@ -30,7 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trial-kills", type=int, default=6, metavar="N", help="of each trial outside NNI")
-    parser.add_argument("--kills", type=int, default=3, metavar="N", help="of trials and of managers, per experiment")
+    parser.add_argument("--kills", type=int, default=4, metavar="N", help="of trials and of managers, per experiment")
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 2, 3, 4], help="of the experiments")
     options = parser.parse_args()
     # A shell starts what it runs in the background with Ctrl-C ignored, which the trials would inherit.
