@@ -185,7 +185,7 @@ def trial_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per task, method, n, way of joining, scale and search epoch: mean and spread over its runs.
+    """Return one row per task, method, n, way of joining, scale, search epoch and precision: mean and spread over runs.
 
     Parameters
     ----------
@@ -194,13 +194,20 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    Columns ``task, method, n, combine, scale, search_epoch, runs, failed, search_seeds, seeds``; ``validation``,
-    ``validation_std``, ``test`` and ``test_std`` (sample standard deviation, empty for a single run); mean
-    ``parameters``, ``epochs``, ``seconds``.
+    Columns ``task, method, n, combine, scale, search_epoch, precision, runs, failed, search_seeds, seeds``;
+    ``validation``, ``validation_std``, ``test`` and ``test_std`` (sample standard deviation, empty for a single run);
+    mean ``parameters``, ``epochs``, ``seconds``.
     """
     rows = []
     keys = ["task", "method", "n", "combine", "scale", "search_epoch"]
-    for key, group in table.fillna(dict.fromkeys([*keys, "search_seed"], "")).groupby(keys, sort=False, dropna=False):
+    table = table.fillna(dict.fromkeys([*keys, "precision", "search_seed"], ""))
+    # A run that failed before it wrote a record does not tell its precision; it counts with the others of its kind.
+    precisions = table["precision"].where(table["precision"] != "")
+    table["precision"] = precisions.fillna(precisions.groupby([table[key] for key in keys]).transform("first")).fillna(
+        ""
+    )
+    keys.append("precision")
+    for key, group in table.groupby(keys, sort=False, dropna=False):
         numbers = group[["validation", "test", "parameters", "epochs", "seconds"]].apply(pd.to_numeric)
         row: dict[str, Any] = dict(zip(keys, key, strict=True))
         row["runs"] = len(group)
@@ -221,7 +228,14 @@ def _listed(values: Iterable[Any]) -> str:
 
 
 def _summary_order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (row["task"], *_method_order(row["method"]), row["n"], row["combine"], int(row["search_epoch"] or 0))
+    return (
+        row["task"],
+        *_method_order(row["method"]),
+        row["n"],
+        row["combine"],
+        int(row["search_epoch"] or 0),
+        row["precision"],
+    )
 
 
 def to_markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -291,7 +305,7 @@ def _found_by(record: Record) -> str:
 def summary_markdown(summary: pd.DataFrame) -> str:
     """Return one line per method: mean and sample standard deviation over runs, and how many of them failed.
 
-    Task, scale, search epoch and search seeds have a column where they say something.
+    Task, scale, search epoch, precision and search seeds have a column where they say something.
     """
     shown = [
         ("task", "task", summary["task"].nunique() > 1 if len(summary) else False),
@@ -300,6 +314,7 @@ def summary_markdown(summary: pd.DataFrame) -> str:
         ("combine", "combine", True),
         ("scale", "scale", any(summary["scale"] != FULL)),
         ("search epoch", "search_epoch", any(summary["search_epoch"] != "")),
+        ("precision", "precision", len(set(summary["precision"]) - {""}) > 1 if len(summary) else False),
         ("runs", "runs", True),
         ("search seeds", "search_seeds", any(summary["search_seeds"] != "")),
         ("seeds", "seeds", True),

@@ -103,6 +103,15 @@ def test_method_that_failed_altogether_has_its_row():
     assert "| darts " in text and "1 (1 failed)" in text
 
 
+def test_precisions_are_kept_apart_and_a_failed_run_counts_with_its_kind():
+    dense = [record(seed=seed, n="2", combine="mean") for seed in (1, 2)]
+    records = [{**one, "precision": precision} for one in dense for precision in ("fp32", "bf16")]
+    text = summary_markdown(summary_table(trial_table(records)))
+    assert [line.count("| bf16 ") + line.count("| fp32 ") for line in text.splitlines()] == [0, 0, 1, 1]
+    text = summary_markdown(summary_table(trial_table([*records[::2], failed(seed=3), failed("darts")])))
+    assert "3 (1 failed)" in text and "precision" not in text
+
+
 def test_methods_and_n_are_kept_apart():
     records = [record(), record(n="2", combine="mean"), record(n="2", combine="sum"), record("lstm")]
     assert len(summary_table(trial_table(records))) == 4
