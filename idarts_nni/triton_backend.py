@@ -46,6 +46,7 @@ def _tried(device: torch.device) -> str:
     return ""
 
 
+@torch.inference_mode(False)  # the first question may come from an evaluation
 def _small_cell(device: torch.device, passes: PassesFactory) -> list[Tensor]:
     """Return the states of a small cell of all operations, and all its gradients."""
     space = CellSpace(2, ("zeroize", "tanh", "relu", "sigmoid", "identity"))

@@ -55,6 +55,13 @@ def test_kernels_that_fail_or_differ_are_an_obstacle_with_a_reason(monkeypatch: 
     triton_backend._tried.cache_clear()
 
 
+def test_the_check_works_from_within_an_evaluation() -> None:
+    with torch.inference_mode():
+        inside = triton_backend._small_cell(torch.device("cpu"), BACKENDS["fused"].passes)
+    outside = triton_backend._small_cell(torch.device("cpu"), BACKENDS["fused"].passes)
+    assert_same(inside, outside, 1e-12)
+
+
 @pytest.mark.extras
 def test_interpreted_kernels_equal_the_reference() -> None:
     _triton()
