@@ -45,7 +45,7 @@ faults: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.faults
 
 bench: setup
-	$(BIN)/python -m tests.benchmarks
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.benchmarks
 
 docs: setup
 	PYTHONPATH="$(CURDIR)" $(BIN)/python docs/build.py build/docs
