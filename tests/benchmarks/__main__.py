@@ -14,6 +14,7 @@ import torch
 
 from idarts_nni import native
 from idarts_nni.matmul import allow_fast_matmul, cpu_multiplies_bfloat16
+from trials.corpus import read_corpus
 
 from . import bench_cell, bench_memory
 from .bench_step import RETRAIN, SEARCH, SPACE, Size, Step, check_equality, in_setting, matmul_gflop
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=0, help="timed runs of each variant (default 3, quick 2)")
     parser.add_argument("--only", default="", help="search, source, retrain, cell or memory")
+    parser.add_argument("--data", default="", help="folder of a corpus, for real text in place of random words")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -40,10 +42,13 @@ def main() -> None:
     capability = torch.backends.cpu.get_cpu_capability()
     print(f"{platform.processor() or platform.machine()}, {capability}, {arguments.threads} threads, T = {steps}")
     results: dict[str, float] = {}
+    corpus = read_corpus(arguments.data) if arguments.data else None
+    text = corpus.train if corpus else None
+    words = corpus.vocabulary if corpus else SEARCH.words
     sizes = {"search": SEARCH, "search_source": replace(SEARCH, space=SOURCE), "retrain": RETRAIN}
     for task, size in sizes.items():
         if arguments.only in ("", task, task.split("_")[-1]):
-            results |= compare(task, replace(size, steps=steps), rounds)
+            results |= compare(task, replace(size, steps=steps, words=words), rounds, text)
     if arguments.only in ("", "cell"):
         cells(steps, rounds)
     if arguments.only in ("", "memory") and not arguments.quick:
@@ -54,7 +59,7 @@ def main() -> None:
     print(f"wrote {arguments.output}")
 
 
-def compare(task: str, size: Size, rounds: int) -> dict[str, float]:
+def compare(task: str, size: Size, rounds: int, text: torch.Tensor | None = None) -> dict[str, float]:
     """Time whole steps; a ratio is the original's median (default settings) over ours.
 
     ``search_source`` stands against the original with the target transform, which is what the public code computes;
@@ -63,17 +68,17 @@ def compare(task: str, size: Size, rounds: int) -> dict[str, float]:
     fixed = task == "retrain"
     runs: dict[str, Callable[[], None]] = {}
     if task == "search_source":
-        runs["original"] = Step(replace(size, space=SPACE), fixed, fast=False).run
-        runs["original, source"] = Step(size, fixed, fast=False).run
+        runs["original"] = Step(replace(size, space=SPACE), fixed, fast=False, text=text).run
+        runs["original, source"] = Step(size, fixed, fast=False, text=text).run
     else:
-        original = Step(size, fixed, fast=False)
+        original = Step(size, fixed, fast=False, text=text)
         runs["original"] = original.run
         runs["original, medium"] = in_setting(original.run, matmul="medium")
         if cpu_multiplies_bfloat16():
             runs["original, medium, autocast"] = in_setting(original.run, matmul="medium", bf16=True)
         else:
             print("original in autocast: left out, this processor has no bfloat16 products (50 times slower here)")
-    ours = Step(size, fixed)
+    ours = Step(size, fixed, text=text)
     setting = "medium" if allow_fast_matmul() else "highest"
     torch.set_float32_matmul_precision("highest")
     runs["fp32"] = in_setting(ours.run, matmul=setting)

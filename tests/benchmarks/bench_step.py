@@ -1,4 +1,4 @@
-"""A whole search step and a whole retrain step of the Penn Treebank model, on random tokens."""
+"""A whole search step and a whole retrain step of the Penn Treebank model, on random tokens or a real text."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ class Step:
     fast: bool = True
     backend: str = "auto"
     seed: int = 0
+    text: Tensor | None = None
+    """Numbers of a text's words, which two batches are cut from; None for random ones."""
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.seed)
@@ -69,7 +71,9 @@ class Step:
         self.logits = nn.Parameter(1e-3 * torch.randn(size.space.num_pairs, len(size.space.operations)))
         self.norm = nn.BatchNorm1d(width, affine=False)
         self.architecture = Architecture.from_yaml(CELL) if self.fixed else None
-        self.tokens = torch.randint(size.words, (2, size.steps + 1, batch))
+        self.tokens = torch.randint(size.words, (2, size.steps + 1, batch))  # (batches, T + 1, B)
+        if self.text is not None:
+            self.tokens = _columns(self.text, self.tokens.shape)
         self.hidden = torch.zeros(batch, width)
         drops = {"embedding": 0.2, "input": 0.75, "hidden": 0.25, "output": OUTPUT_DROPOUT}
         self.masks = {name: torch.empty(batch, width).bernoulli_(1 - p) / (1 - p) for name, p in drops.items()}
@@ -118,6 +122,13 @@ class Step:
         self.gradients(0, architecture=False)
         nn.utils.clip_grad_norm_(self.weights.values(), 0.25)
         self.optimisers[0].step()
+
+
+def _columns(text: Tensor, shape: torch.Size) -> Tensor:
+    batches, length, batch = shape
+    if len(text) < shape.numel():
+        raise SystemExit(f"The text has {len(text):,} words; {batches} batches of this size need {shape.numel():,}.")
+    return text[: shape.numel()].view(batch, batches, length).permute(1, 2, 0).contiguous()
 
 
 def in_setting(run: Callable[[], None], *, matmul: str = "highest", bf16: bool = False) -> Callable[[], None]:
