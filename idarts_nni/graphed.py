@@ -193,10 +193,5 @@ def _record(setting: Setting, tensors: Sequence[Tensor | None], needs: tuple[boo
     return _records[key]
 
 
-def forget_records() -> None:
-    """Free the memory of all records."""
-    _records.clear()
-
-
 def _statistics(norm: nn.BatchNorm1d | None) -> list[Tensor]:
     return [] if norm is None else list(norm.buffers())

@@ -50,12 +50,6 @@ class Workspace:
         self._held = []
 
 
-def release_all() -> None:
-    """Free every spare buffer, for example between a search and its retraining."""
-    with _lock:
-        _spare.clear()
-
-
 def _take(size: int, device: torch.device) -> Tensor:
     with _lock:
         fitting = [block for block in _spare if block.device == device and size <= len(block) <= 2 * size + 4096]

@@ -30,7 +30,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     again = Backend("", TorchPasses, lambda inputs: "", graphed_again, automatic=False)
     monkeypatch.setitem(kernels.BACKENDS, "again", again)
     yield "again"
-    graphed.forget_records()
+    graphed._records.clear()
 
 
 @pytest.mark.parametrize("transform", ["target", "source"])
